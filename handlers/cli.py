@@ -1,0 +1,120 @@
+"""The ``decant`` command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any, NoReturn
+
+from handlers.logs import configure_logging
+from handlers.settings import Settings, SettingsError, add_options, read_settings
+from model_cache.errors import ModelCacheError
+from runtime.errors import InferenceError
+
+USAGE = 64
+"""Exit code for a command line that makes no sense; from sysexits.h, as OpenVINO Model Server has it."""
+FAILED = 1
+_ONE_SHOT_OPTIONS = ("cache_dir", "s3_endpoint", "log_level")
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"Decant {installed_version('decant')}\nOpenVINO backend {installed_version('openvino')}")
+        parser.exit()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    # OpenVINO Model Server has flags only, and a container may be set up by its environment alone.
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version")):
+        arguments.insert(0, "serve")
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.run(options)
+    except SettingsError as exc:
+        print(f"decant: {exc}; see decant {options.command} --help", file=sys.stderr)
+        return USAGE
+    except (ModelCacheError, InferenceError) as exc:
+        print(f"decant: {exc}", file=sys.stderr)
+        return FAILED
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="decant", description="OpenVINO models, poured on demand.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print versions and exit")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    command = commands.add_parser("serve", help="serve a model over REST and gRPC; also what flags alone mean")
+    add_options(command)
+    command.set_defaults(run=_serve)
+    command = commands.add_parser("predict", help="predict once, with a model or with a server that has it")
+    command.add_argument("model", help="directory or URL of the model's versions, or http://HOST:PORT/v1/models/NAME")
+    command.add_argument("request", help="file with the JSON that a client would POST; - for standard input")
+    _add_one_shot_options(command)
+    command.set_defaults(run=_predict)
+    command = commands.add_parser("inspect", help="show a model's versions, sizes and signatures")
+    command.add_argument("model", help="directory or URL of the model's versions")
+    _add_one_shot_options(command)
+    command.set_defaults(run=_inspect)
+    return parser
+
+
+def _add_one_shot_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--version", type=int, help="number of the version; default: the newest")
+    add_options(parser, only=_ONE_SHOT_OPTIONS)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    settings = read_settings(vars(options))
+    configure_logging(settings.log_level)
+    from handlers.lifecycle import serve
+
+    return serve(settings)
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from handlers.one_shot import predict
+
+    print(predict(_one_shot_settings(options), options.version, _read(options.request)).decode())
+    return 0
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from handlers.one_shot import describe
+
+    for line in describe(_one_shot_settings(options), options.version):
+        print(line)
+    return 0
+
+
+def _one_shot_settings(options: argparse.Namespace) -> Settings:
+    # Progress is for servers' logs; here the answer is what is wanted, unless somebody asks for more.
+    given = {name: getattr(options, name) for name in _ONE_SHOT_OPTIONS}
+    name = options.model.rstrip("/").rpartition("/")[2] or "model"
+    settings = read_settings({**given, "model_name": name, "model_path": options.model}, {"log_level": "WARNING"})
+    configure_logging(settings.log_level)
+    return settings
+
+
+def _read(request: str) -> bytes:
+    if request == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(request).read_bytes()
+    except OSError as exc:
+        raise SettingsError(f"cannot read the request {request}: {exc.strerror}") from exc
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""The REST front of a long-lived process: uvicorn on a socket of ours, in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import uvicorn
+
+from runtime.errors import Overloaded
+from runtime.rest import create_app
+from runtime.server import ModelServer
+
+BACKLOG = 2048
+
+
+class Workers:
+    """Threads for blocking calls, and a limit to how many calls may be under way or waiting for a thread.
+
+    Most of them wait: for a load, or for an infer request. So there are more than there are cores.
+    """
+
+    def __init__(self, threads: int, limit: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="rest")
+        self._limit = limit
+        # Touched on the event loop's thread alone.
+        self.in_flight = 0
+
+    async def run(self, call: Callable[[], bytes]) -> bytes:
+        if self.in_flight >= self._limit:
+            raise Overloaded(f"{self.in_flight} requests are in flight, as many as may be; see --max_in_flight")
+        self.in_flight += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+        finally:
+            self.in_flight -= 1
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+class HttpServer:
+    """Listens from `start` on, which is before any model is loaded, so that liveness is answered at once."""
+
+    def __init__(self, server: ModelServer, address: str, port: int, *, max_body: int, max_in_flight: int) -> None:
+        self._address = address
+        self._port = port
+        self._workers = Workers(min(32, max_in_flight), max_in_flight)
+        config = uvicorn.Config(
+            create_app(server, self._workers.run, max_body),
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+        )
+        self._uvicorn = uvicorn.Server(config)
+        self._socket: socket.socket | None = None
+        self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
+
+    def start(self) -> None:
+        """Bind and serve.
+
+        Raises:
+            OSError: the address cannot be had.
+        """
+        self._socket = _listen(self._address, self._port)
+        self._thread.start()
+
+    def set_ready(self) -> None:
+        """Nothing to do: readiness is asked for, and the answer is the model server's."""
+
+    def drain(self, timeout: float) -> bool:
+        """Stop accepting, let requests finish, close; return whether all did within ``timeout`` seconds."""
+        # uvicorn's own order: close the listening socket, then wait for connections, then for tasks.
+        self._uvicorn.config.timeout_graceful_shutdown = int(timeout) or 1
+        self._uvicorn.should_exit = True
+        self._thread.join(timeout + 1)
+        finished = not self._thread.is_alive() and not self._workers.in_flight
+        self._workers.close()
+        return finished
+
+    def _serve(self) -> None:
+        assert self._socket is not None
+        self._uvicorn.run(sockets=[self._socket])
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    family, kind, protocol, _, where = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(where)
+        listener.listen(BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener

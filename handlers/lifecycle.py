@@ -1,0 +1,170 @@
+"""A server process from start to exit: build, listen, load, serve, drain.
+
+Order, after Uvicorn and OpenVINO Model Server: everything is built and listening before the model is loaded, so that
+liveness is answered and requests that come early wait for the load instead of being refused. A start that fails is
+one log line and exit code 3.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Protocol
+
+from handlers.build import build_server
+from handlers.settings import Settings, SettingsError
+from model_cache.cache import FAILURE_TTL
+from model_cache.errors import LoadFailed, ModelCacheError
+from model_cache.repository import ServableId
+from runtime.server import ModelServer
+
+logger = logging.getLogger(__name__)
+
+START_FAILED = 3
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Front(Protocol):
+    def start(self) -> None: ...
+
+    def set_ready(self) -> None: ...
+
+    def drain(self, timeout: float) -> bool: ...
+
+
+class Stop:
+    """A signal came."""
+
+
+Event = ServableId | BaseException | Stop
+
+
+def serve(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; return the exit code.
+
+    Raises:
+        SettingsError: there is nothing to serve, or nothing to serve it on.
+    """
+    if not settings.port and not settings.rest_port:
+        raise SettingsError("port and rest_port are both 0; want one of them at least")
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    started: list[Front] = []
+    with _stop_signals(events):
+        try:
+            server = build_server(settings)
+            # First, as it takes longest: it lists and downloads while the fronts are imported.
+            threading.Thread(target=_load, args=(server, settings.model_name, events), name="load", daemon=True).start()
+            for front in _fronts(settings, server):
+                front.start()
+                started.append(front)
+            code = _main_loop(settings, started, events)
+        except (ModelCacheError, OSError) as exc:
+            logger.error("cannot start: %s", exc)
+            code = START_FAILED
+        return _shut_down(started, settings.shutdown_timeout, code)
+
+
+def _load(server: ModelServer, name: str, events: queue.SimpleQueue[Event]) -> None:
+    """Load the model and report how it went; go on trying if its files are broken, as they may be replaced."""
+    reported = ""
+    while True:
+        try:
+            events.put(server.start(name))
+        except LoadFailed as exc:
+            if str(exc) != reported:
+                events.put(exc)
+            reported = str(exc)
+            time.sleep(FAILURE_TTL)
+        # Raised again on the main thread, which is the one that can end the process.
+        except BaseException as exc:  # noqa: BLE001
+            return events.put(exc)
+        else:
+            return
+
+
+def _fronts(settings: Settings, server: ModelServer) -> Iterator[Front]:
+    # Each front's libraries are imported only if it is wanted.
+    if settings.rest_port:
+        from handlers.http_server import HttpServer
+
+        yield HttpServer(
+            server,
+            settings.rest_bind_address,
+            settings.rest_port,
+            max_body=settings.max_body_size,
+            max_in_flight=settings.max_in_flight,
+        )
+    if settings.port:
+        from handlers.grpc_sidecar import GrpcServer
+
+        yield GrpcServer(server, settings.grpc_bind_address, settings.port, max_in_flight=settings.max_in_flight)
+
+
+def _main_loop(settings: Settings, fronts: list[Front], events: queue.SimpleQueue[Event]) -> int:
+    while True:
+        event = events.get()
+        if isinstance(event, ServableId):
+            for front in fronts:
+                front.set_ready()
+            logger.info("ready: %s on %s", event, _addresses(settings))
+        elif isinstance(event, LoadFailed):
+            logger.error("not ready, trying again every %.0f s: %s", FAILURE_TTL, event)
+        elif isinstance(event, Stop):
+            return 0
+        else:
+            raise event
+
+
+def _addresses(settings: Settings) -> str:
+    fronts = (
+        ("REST", settings.rest_bind_address, settings.rest_port),
+        ("gRPC", settings.grpc_bind_address, settings.port),
+    )
+    return ", ".join(f"{name} {address}:{port}" for name, address, port in fronts if port)
+
+
+@contextmanager
+def _stop_signals(events: queue.SimpleQueue[Event]) -> Iterator[None]:
+    def stop(number: int, frame: FrameType | None) -> None:
+        # Whoever asks twice does not want to wait for requests.
+        for again in STOP_SIGNALS:
+            signal.signal(again, _exit_now)
+        events.put(Stop())
+
+    before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _exit_now(number: int, frame: FrameType | None) -> None:
+    os._exit(128 + number)
+
+
+def _shut_down(fronts: list[Front], timeout: float, code: int) -> int:
+    """Drain all fronts at once, and leave no thread behind that could keep the process from ending."""
+    finished: list[bool] = []
+    drains = [threading.Thread(target=lambda front=front: finished.append(front.drain(timeout))) for front in fronts]
+    for drain in drains:
+        drain.start()
+    for drain in drains:
+        drain.join()
+    if all(finished):
+        # A failed start has had its one line.
+        if not code:
+            logger.info("stopped")
+    else:
+        logger.warning("stopped with requests unfinished after %.1f s", timeout)
+        logging.shutdown()
+        # Python would wait for their threads.
+        os._exit(code)
+    return code

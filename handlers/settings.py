@@ -1,0 +1,185 @@
+"""What an operator can set. One field is one flag and one environment variable; nothing else reads either.
+
+``--rest_port 8080``, ``--rest-port 8080`` and ``DECANT_REST_PORT=8080`` are the same; the flag wins. Names are
+OpenVINO Model Server's where it has the flag.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+PREFIX = "DECANT_"
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
+class SettingsError(Exception):
+    """A value that cannot be; the message names the setting, the value and what is wanted."""
+
+
+class Kind(NamedTuple):
+    """How a setting is read from text; ``parse`` raises ValueError for what is not what it ``wants``."""
+
+    wants: str
+    parse: Callable[[str], Any]
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise ValueError
+    return port
+
+
+def _bytes(text: str) -> int:
+    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+    number, unit = (text[:-1], units[text[-1].upper()]) if text[-1:].upper() in units else (text, 1)
+    size = int(float(number) * unit)
+    if size < 0:
+        raise ValueError
+    return size
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < 1e6:
+        raise ValueError
+    return seconds
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise ValueError
+    return count
+
+
+def _level(text: str) -> str:
+    if text.upper() not in LOG_LEVELS:
+        raise ValueError
+    return text.upper()
+
+
+def _endpoint(text: str) -> str:
+    # OpenVINO Model Server's S3_ENDPOINT may come without a scheme, and means http then.
+    url = text if "://" in text else f"http://{text}"
+    if not url.startswith(("http://", "https://")):
+        raise ValueError
+    return url
+
+
+TEXT = Kind("text", str)
+PORT = Kind("a port number, or 0 for none", _port)
+BYTES = Kind("a number of bytes, such as 1073741824, 512M or 1.5G", _bytes)
+SECONDS = Kind("a number of seconds", _seconds)
+COUNT = Kind("a whole number above 0", _count)
+LEVEL = Kind(f"one of {', '.join(LOG_LEVELS)}", _level)
+ENDPOINT = Kind("an http:// or https:// URL", _endpoint)
+
+
+def option(kind: Kind, default: Any, text: str, *, variables: tuple[str, ...] = ()) -> Any:
+    """Define a field; ``variables`` are read where neither its flag nor its own variable is given."""
+    return field(default=default, metadata={"kind": kind, "help": text, "variables": variables})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    model_name: str = option(TEXT, "", "name that clients use for the model")
+    model_path: str = option(TEXT, "", "where its versions are: a directory, file:///dir or s3://bucket/prefix")
+    port: int = option(PORT, 8500, "gRPC port; 0 for none")
+    rest_port: int = option(PORT, 8501, "REST port; 0 for none", variables=("PORT",))
+    grpc_bind_address: str = option(TEXT, "0.0.0.0", "address that gRPC listens on")
+    rest_bind_address: str = option(TEXT, "0.0.0.0", "address that REST listens on")
+    log_level: str = option(LEVEL, "INFO", LEVEL.wants)
+    cache_dir: str = option(
+        TEXT, str(Path(tempfile.gettempdir(), f"decant-{os.geteuid()}")), "directory for downloads, made if missing"
+    )
+    disk_budget: int = option(BYTES, 0, "bytes of downloads to keep; 0 for what is free in the cache directory")
+    memory_budget: int = option(BYTES, 0, "bytes of loaded models to keep; 0 for 70 percent of the machine's memory")
+    # A batch of a hundred 224x224 images as JSON, and what a 2 GiB container survives.
+    max_body_size: int = option(BYTES, 256 << 20, "bytes that the body of a REST request may have")
+    # Each holds its body in memory, and a caller who waits longer than this many others is better told so.
+    max_in_flight: int = option(COUNT, 256, "REST or gRPC requests at a time; further ones are refused with 503")
+    # docker stop and Cloud Run kill ten seconds after SIGTERM.
+    shutdown_timeout: float = option(SECONDS, 8.0, "seconds that requests in flight have to finish after SIGTERM")
+    s3_endpoint: str = option(
+        ENDPOINT,
+        "",
+        "URL of an S3 server other than Amazon's",
+        variables=("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "S3_ENDPOINT"),
+    )
+
+    def require_model(self) -> None:
+        for name in ("model_name", "model_path"):
+            if not getattr(self, name):
+                raise SettingsError(f"no {name} is given; want --{name} or {_variable(name)}")
+        if "/" in self.model_name or ":" in self.model_name:
+            raise SettingsError(f"model_name is {self.model_name!r}; want a name without / and :")
+
+
+def add_options(parser: argparse.ArgumentParser, *, only: Collection[str] = ()) -> None:
+    """Give the parser a flag for each setting, or for those named, spelt with underscores and with hyphens."""
+    for setting in _settings():
+        if only and setting.name not in only:
+            continue
+        variables = ", ".join((_variable(setting.name), *setting.metadata["variables"]))
+        default = "" if setting.default in ("", 0) else f"; default {setting.default}"
+        parser.add_argument(
+            *dict.fromkeys((f"--{setting.name}", f"--{setting.name.replace('_', '-')}")),
+            dest=setting.name,
+            metavar=setting.name.rpartition("_")[2].upper(),
+            help=f"{setting.metadata['help']} [{variables}{default}]",
+        )
+
+
+def read_settings(flags: Mapping[str, str | None], defaults: Mapping[str, Any] | None = None) -> Settings:
+    """Return the settings that flags and the environment make.
+
+    Args:
+        flags: by field name, as typed; None for those not given.
+        defaults: a platform's, where they are not the field's own.
+
+    Raises:
+        SettingsError: a value cannot be read, or contradicts another.
+    """
+    values: dict[str, Any] = dict(defaults or {})
+    for setting in _settings():
+        source, text = _given(setting, flags)
+        if text:
+            values[setting.name] = _parse(setting, source, text)
+    settings = Settings(**values)
+    if settings.port and settings.port == settings.rest_port:
+        raise SettingsError(f"port and rest_port cannot have the same values: {settings.port}")
+    return settings
+
+
+def _settings() -> Iterator[Field[Any]]:
+    return iter(fields(Settings))
+
+
+def _variable(name: str) -> str:
+    return PREFIX + name.upper()
+
+
+def _given(setting: Field[Any], flags: Mapping[str, str | None]) -> tuple[str, str | None]:
+    """Return what was given for a setting and where; an empty variable is as good as none."""
+    flag = flags.get(setting.name)
+    if flag is not None:
+        return f"--{setting.name}", flag
+    for variable in (_variable(setting.name), *setting.metadata["variables"]):
+        if text := os.environ.get(variable):
+            return variable, text
+    return setting.name, None
+
+
+def _parse(setting: Field[Any], source: str, text: str) -> Any:
+    kind: Kind = setting.metadata["kind"]
+    try:
+        return kind.parse(text)
+    except (ValueError, OverflowError):
+        raise SettingsError(f"{source} is {text[:100]!r}; want {kind.wants}") from None

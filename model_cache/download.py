@@ -1,0 +1,130 @@
+"""A version's files on local disk: whole or not at all.
+
+``<cache>/<digest>/`` is complete whenever it exists: the files are written to a private directory beside it, which
+is then renamed. A crash leaves a directory that no look-up finds.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+
+from model_cache.errors import LoadFailed, StorageUnavailable
+from model_cache.repository import ModelVersion
+from model_cache.storage import Blob
+
+logger = logging.getLogger(__name__)
+
+PARALLEL = 4
+"""Blobs fetched at once. An IR has two, of which one is large."""
+_PARTIAL = ".partial-"
+
+
+class LocalModel:
+    """A version's files in ``directory``. `close` removes them if they are a copy."""
+
+    def __init__(self, directory: Path, copied: int) -> None:
+        self.directory = directory
+        self.size = copied
+        """Bytes of the cache's disk that it holds: 0 if the files are read where they are stored."""
+
+    def close(self) -> None:
+        if not self.size:
+            return
+        # Renamed first: a half-removed directory must not look like a version.
+        grave = self.directory.with_name(f"{_PARTIAL}{self.directory.name}-{os.getpid()}-{time.monotonic_ns()}")
+        self.directory.rename(grave)
+        shutil.rmtree(grave)
+
+
+class Downloader:
+    """Brings versions to ``root``, which belongs to this user alone and is made when first needed."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def estimate(self, version: ModelVersion) -> int:
+        return 0 if version.storage.in_place else version.size
+
+    def load(self, version: ModelVersion) -> LocalModel:
+        """Return the version's files, downloaded unless an earlier process has left them here.
+
+        Raises:
+            StorageUnavailable: a blob cannot be had, or is no longer what was listed.
+            LoadFailed: a blob's name would leave the directory, or the disk cannot take it.
+        """
+        if version.storage.in_place:
+            return LocalModel(version.storage.in_place / version.prefix, 0)
+        target = self._root / version.digest
+        if not target.is_dir():
+            self._download(version, target)
+        return LocalModel(target, version.size)
+
+    def _download(self, version: ModelVersion, target: Path) -> None:
+        paths = {blob: _relative(blob, version.prefix) for blob in version.blobs}
+        started = time.perf_counter()
+        try:
+            _make_private(self._root)
+            partial = Path(tempfile.mkdtemp(prefix=f"{_PARTIAL}{version.digest}-", dir=self._root))
+            try:
+                _fetch_all(version, {blob: partial / path for blob, path in paths.items()})
+                _publish(partial, target)
+            finally:
+                # A no-op after the rename; otherwise nothing of a failed download stays.
+                shutil.rmtree(partial, ignore_errors=True)
+        except OSError as exc:
+            raise LoadFailed(f"cannot store {version} ({version.size} bytes) in {self._root}: {exc.strerror}") from exc
+        seconds = time.perf_counter() - started
+        logger.info("downloaded %s from %s, %d bytes in %.2f s", version, version.storage, version.size, seconds)
+
+
+def _fetch_all(version: ModelVersion, paths: dict[Blob, Path]) -> None:
+    for path in paths.values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(PARALLEL, thread_name_prefix="download") as pool:
+        # Largest first, so that the last to finish started early.
+        order = sorted(paths, key=lambda blob: blob.size, reverse=True)
+        fetches = [pool.submit(version.storage.fetch, blob, paths[blob]) for blob in order]
+        try:
+            for fetch in fetches:
+                fetch.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    _check_sizes(paths)
+
+
+def _check_sizes(paths: dict[Blob, Path]) -> None:
+    for blob, path in paths.items():
+        if (size := path.stat().st_size) != blob.size:
+            raise StorageUnavailable(f"{blob.key} came as {size} bytes, was listed with {blob.size}")
+
+
+def _publish(partial: Path, target: Path) -> None:
+    try:
+        partial.rename(target)
+    except OSError:
+        # Another process was faster; its copy is as good as ours.
+        if not target.is_dir():
+            raise
+
+
+def _relative(blob: Blob, prefix: str) -> PurePosixPath:
+    """Return the blob's path below its version's directory; keys come from outside and may try to leave it."""
+    name = blob.key.removeprefix(prefix)
+    parts = name.split("/")
+    if any(part in ("", ".", "..") for part in parts) or "\\" in name or "\0" in name:
+        raise LoadFailed(f"blob name {blob.key!r} is not a plain relative path")
+    return PurePosixPath(*parts)
+
+
+def _make_private(root: Path) -> None:
+    """Make ``root`` for this user only. A model is code to the engine: nobody else may put one there."""
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if root.stat().st_uid != os.geteuid():
+        raise PermissionError(0, "the directory belongs to another user")

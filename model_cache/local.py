@@ -1,0 +1,71 @@
+"""Models on disk. They are read where they lie, so that their pages are mapped from there and nothing is copied."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from model_cache.errors import StorageUnavailable
+from model_cache.storage import MAX_BLOBS, Blob
+
+
+def open(url: str, endpoint: str | None) -> LocalStorage:
+    parts = urlsplit(url)
+    if parts.scheme != "file":
+        return LocalStorage(Path(url))
+    if parts.netloc not in ("", "localhost"):
+        raise ValueError(f"{url!r} names the host {parts.netloc!r}; want file:///path")
+    return LocalStorage(Path(unquote(parts.path)))
+
+
+class LocalStorage:
+    def __init__(self, root: Path) -> None:
+        self._root = root.absolute()
+        self.in_place: Path | None = self._root
+
+    def __str__(self) -> str:
+        return str(self._root)
+
+    def list(self, prefix: str = "") -> Iterator[Blob]:
+        count = 0
+        for path in self._files(self._root):
+            key = path.relative_to(self._root).as_posix()
+            if not key.startswith(prefix):
+                continue
+            count += 1
+            if count > MAX_BLOBS:
+                raise StorageUnavailable(
+                    f"more than {MAX_BLOBS} files below {self._root}; is this a model's directory?"
+                )
+            yield self._blob(key, path)
+
+    def fetch(self, blob: Blob, path: Path) -> None:
+        source = self._root / blob.key
+        try:
+            shutil.copyfile(source, path)
+        except OSError as exc:
+            raise StorageUnavailable(f"cannot copy {source}: {exc.strerror}") from exc
+        if self._blob(blob.key, source) != blob:
+            raise StorageUnavailable(f"{source} is no longer what was listed")
+
+    def _files(self, directory: Path) -> Iterator[Path]:
+        try:
+            entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
+        except OSError as exc:
+            raise StorageUnavailable(f"cannot read {directory}: {exc.strerror}") from exc
+        for entry in entries:
+            # Links to directories are not followed: one that points upwards has no end.
+            if entry.is_dir(follow_symlinks=False):
+                yield from self._files(Path(entry.path))
+            elif entry.is_file():
+                yield Path(entry.path)
+
+    def _blob(self, key: str, path: Path) -> Blob:
+        try:
+            stat = path.stat()
+        except OSError as exc:
+            raise StorageUnavailable(f"cannot read {path}: {exc.strerror}") from exc
+        return Blob(key, stat.st_size, f"{stat.st_dev:x}-{stat.st_ino:x}-{stat.st_mtime_ns:x}")

@@ -1,0 +1,130 @@
+"""Models in S3 and in what speaks its protocol (SeaweedFS, MinIO, Ceph, R2), through boto3.
+
+Credentials, region and proxies are the SDK's own chain: environment, profile, container or instance role.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from model_cache.errors import StorageUnavailable
+from model_cache.storage import MAX_BLOBS, Blob
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+CONNECT_TIMEOUT = 5.0
+READ_TIMEOUT = 20.0
+"""Seconds without a byte before a read is given up."""
+FETCH_TIMEOUT = 600.0
+"""Seconds that one object may take as a whole; a server that trickles is not waited for for ever."""
+ATTEMPTS = 4
+_CHUNK = 1 << 20
+
+
+def open(url: str, endpoint: str | None) -> S3Storage:
+    parts = urlsplit(url)
+    if not parts.netloc:
+        raise ValueError(f"{url!r} names no bucket; want s3://bucket/prefix")
+    return S3Storage(parts.netloc, parts.path.strip("/"), endpoint)
+
+
+class S3Storage:
+    in_place: Path | None = None
+
+    def __init__(self, bucket: str, prefix: str, endpoint: str | None) -> None:
+        self._bucket = bucket
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._client = _client(endpoint)
+
+    def __str__(self) -> str:
+        return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
+
+    def list(self, prefix: str = "") -> Iterator[Blob]:
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=self._prefix + prefix
+        )
+        count = 0
+        try:
+            for page in pages:
+                for item in page.get("Contents", []):
+                    count += 1
+                    if count > MAX_BLOBS:
+                        raise StorageUnavailable(f"more than {MAX_BLOBS} objects below {self}; is this a model?")
+                    # Consoles make "folders" as empty objects whose key ends in a slash.
+                    if not item["Key"].endswith("/"):
+                        yield Blob(item["Key"][len(self._prefix) :], item["Size"], item["ETag"])
+        except (BotoCoreError, ClientError) as exc:
+            raise StorageUnavailable(f"cannot list {self}: {_reason(exc)}") from exc
+
+    def fetch(self, blob: Blob, path: Path) -> None:
+        last = ATTEMPTS - 1
+        for attempt in range(ATTEMPTS):
+            try:
+                return self._fetch_once(blob, path)
+            except ClientError as exc:
+                # The SDK has retried what the server may get over; what is left is an answer.
+                raise StorageUnavailable(f"cannot fetch {self._url(blob)}: {_reason(exc)}") from exc
+            except (BotoCoreError, _Short) as exc:
+                # Not the SDK's to retry: the answer had begun.
+                if attempt == last:
+                    raise StorageUnavailable(f"cannot fetch {self._url(blob)}: {_reason(exc)}") from exc
+                time.sleep(0.1 * 2**attempt)
+
+    def _fetch_once(self, blob: Blob, path: Path) -> None:
+        deadline = time.monotonic() + FETCH_TIMEOUT
+        # If-Match: bytes of another upload are an error, never part of this version.
+        answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + blob.key, IfMatch=blob.etag)
+        received = 0
+        with closing(answer["Body"]) as body, path.open("wb") as file:
+            for chunk in body.iter_chunks(_CHUNK):
+                received += len(chunk)
+                if received > blob.size:
+                    break
+                if time.monotonic() > deadline:
+                    raise StorageUnavailable(
+                        f"cannot fetch {self._url(blob)}: {received} of {blob.size} bytes after {FETCH_TIMEOUT:.0f} s"
+                    )
+                file.write(chunk)
+        if received != blob.size:
+            raise _Short(f"got {received} bytes, want {blob.size}")
+
+    def _url(self, blob: Blob) -> str:
+        return f"s3://{self._bucket}/{self._prefix}{blob.key}"
+
+
+class _Short(Exception):
+    """The answer was complete for HTTP and is not the object that was listed."""
+
+
+def _client(endpoint: str | None) -> S3Client:
+    # Path style for servers of one's own: bucket.host needs a wildcard DNS record that they seldom have.
+    styles: Any = {"addressing_style": "path" if endpoint else "auto"}
+    config = Config(
+        connect_timeout=CONNECT_TIMEOUT,
+        read_timeout=READ_TIMEOUT,
+        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+        max_pool_connections=32,
+        s3=styles,
+    )
+    try:
+        client = boto3.client("s3", endpoint_url=endpoint, config=config)
+    except (BotoCoreError, ValueError) as exc:
+        raise StorageUnavailable(f"cannot set up S3: {_reason(exc)}") from exc
+    return client
+
+
+def _reason(exc: Exception) -> str:
+    if not isinstance(exc, ClientError):
+        return str(exc) or type(exc).__name__
+    error = exc.response.get("Error", {})
+    return f"{error.get('Code', 'unknown error')}: {error.get('Message', '')}".rstrip(": ")

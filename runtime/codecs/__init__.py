@@ -1,0 +1,1 @@
+"""Bytes to arrays and back. Pure: numpy, the signature and the errors, nothing of transports or engines."""

@@ -1,0 +1,59 @@
+"""numpy's dtypes and TensorFlow's DataType, one table for every codec.
+
+Numbers and names: tensorflow/core/framework/types.proto.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from runtime.signature import Dtype
+
+DT_INVALID = 0
+BFLOAT16 = 14
+
+_DTYPES = {
+    "float32": ("DT_FLOAT", 1),
+    "float64": ("DT_DOUBLE", 2),
+    "int32": ("DT_INT32", 3),
+    "uint8": ("DT_UINT8", 4),
+    "int16": ("DT_INT16", 5),
+    "int8": ("DT_INT8", 6),
+    "int64": ("DT_INT64", 9),
+    "bool": ("DT_BOOL", 10),
+    "bfloat16": ("DT_BFLOAT16", BFLOAT16),
+    "uint16": ("DT_UINT16", 17),
+    "float16": ("DT_HALF", 19),
+    "uint32": ("DT_UINT32", 22),
+    "uint64": ("DT_UINT64", 23),
+}
+_BY_NUMBER = {number: name for name, (_, number) in _DTYPES.items()}
+
+
+def bfloat16() -> Dtype:
+    # Imported when a model wants it: numpy has no bfloat16, and few models expose one.
+    import ml_dtypes
+
+    dtype: Dtype = np.dtype(ml_dtypes.bfloat16)
+    return dtype
+
+
+def tf_name(dtype: Dtype) -> str:
+    return _DTYPES[dtype.name][0]
+
+
+def tf_number(dtype: Dtype) -> int:
+    return _DTYPES[dtype.name][1]
+
+
+def from_tf_number(number: int) -> Dtype | None:
+    """Return the dtype of a DataType number, or None for those that Decant does not carry."""
+    if number == BFLOAT16:
+        return bfloat16()
+    name = _BY_NUMBER.get(number)
+    return np.dtype(name) if name else None
+
+
+def is_float(dtype: Dtype) -> bool:
+    # bfloat16's kind is "V": to numpy it is a structure without fields.
+    return dtype.kind == "f" or dtype.name == "bfloat16"

@@ -1,0 +1,240 @@
+"""OpenVINO models as servables: read, compile, and a pool of infer requests.
+
+OpenVINO is imported when the first model is loaded and not before.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_cache.cache import ModelCache
+from model_cache.download import LocalModel
+from model_cache.errors import LoadFailed
+from model_cache.repository import ModelVersion
+from runtime.codecs.dtypes import bfloat16, tf_name
+from runtime.errors import InferenceFailed, InvalidRequest, Overloaded, SignatureNotFound
+from runtime.servable import Tensors
+from runtime.signature import DEFAULT_SIGNATURE, DYNAMIC, Dtype, Signature, TensorSpec
+
+logger = logging.getLogger(__name__)
+
+DEVICE = "CPU"
+# One request at a time gets all cores: what a caller waits for on a platform that sends one request at a time.
+DEFAULTS = {"PERFORMANCE_HINT": "LATENCY"}
+POOL_TIMEOUT = 30.0
+"""Seconds to wait for a free infer request; TensorFlow Serving gives a whole REST request as long."""
+_OVERHEAD = 16 << 20
+
+# OpenVINO's name of an element type -> numpy's, where they differ and where they do not.
+_DTYPES = {
+    "f32": "float32",
+    "f64": "float64",
+    "f16": "float16",
+    "i8": "int8",
+    "i16": "int16",
+    "i32": "int32",
+    "i64": "int64",
+    "u8": "uint8",
+    "u16": "uint16",
+    "u32": "uint32",
+    "u64": "uint64",
+    "boolean": "bool",
+}
+
+
+@cache
+def openvino() -> Any:
+    """Import OpenVINO without ``openvino.tools``: converters nobody here calls, 0.1 s, and a call home."""
+    sys.modules.setdefault("openvino.tools", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
+
+
+class OpenVinoLoader:
+    """Makes servables of versions whose files come from ``files``. One OpenVINO core serves all."""
+
+    def __init__(self, files: ModelCache[ModelVersion, LocalModel], config: Mapping[str, str] | None = None) -> None:
+        self._files = files
+        self._config = {**DEFAULTS, **(config or {})}
+
+    def estimate(self, version: ModelVersion) -> int:
+        # The weights as mapped from the file, and once more as the plugin lays them out for its kernels.
+        return 2 * version.size + _OVERHEAD
+
+    def load(self, version: ModelVersion) -> OpenVinoServable:
+        """Compile the version.
+
+        The files stay leased until the servable is closed, as weights are mapped from them.
+
+        Raises:
+            LoadFailed: there is no model among the files, or OpenVINO cannot read or compile it.
+        """
+        with ExitStack() as stack:
+            files = stack.enter_context(self._files.lease(version))
+            started = time.perf_counter()
+            compiled = self._compile(version, files.directory)
+            servable = OpenVinoServable(str(version), compiled, self.estimate(version), stack.pop_all())
+        logger.info("loaded %s in %.2f s", version, time.perf_counter() - started)
+        return servable
+
+    def _compile(self, version: ModelVersion, directory: Path) -> Any:
+        path = _model_file(version, directory)
+        try:
+            return _core().compile_model(path, DEVICE, self._config)
+        # OpenVINO's only error class.
+        except RuntimeError as exc:
+            reason = _reason(exc).replace(f"{directory}/", "")
+            raise LoadFailed(f"cannot load {version} from {path.name}: {reason}") from exc
+
+
+class OpenVinoServable:
+    def __init__(self, name: str, compiled: Any, size: int, resources: ExitStack) -> None:
+        self.size = size
+        self._name = name
+        self._resources = resources
+        try:
+            inputs, outputs = _specs("input", compiled.inputs), _specs("output", compiled.outputs)
+        except BaseException:
+            resources.close()
+            raise
+        self._signature = Signature(inputs, outputs)
+        self.signatures = {DEFAULT_SIGNATURE: self._signature}
+        self._is_dynamic = any(spec.shape is None or DYNAMIC in spec.shape for spec in inputs.values())
+        # One infer request runs one inference at a time; OpenVINO raises "Infer Request is busy" at two.
+        self._requests: queue.LifoQueue[Any] = queue.LifoQueue()
+        for _ in range(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")):
+            self._requests.put(compiled.create_infer_request())
+
+    def __repr__(self) -> str:
+        return f"<OpenVinoServable {self._name}>"
+
+    def predict(self, signature_name: str, inputs: Tensors) -> Tensors:
+        if signature_name != DEFAULT_SIGNATURE:
+            raise SignatureNotFound(f'Serving signature key "{signature_name}" not found.')
+        _check(self._signature.inputs, inputs)
+        with self._borrow() as request:
+            for i, spec in enumerate(self._signature.inputs.values()):
+                request.set_input_tensor(i, _tensor(inputs[spec.name]))
+            self._infer(request)
+            return {
+                spec.name: _array(request.get_output_tensor(i), spec)
+                for i, spec in enumerate(self._signature.outputs.values())
+            }
+
+    def close(self) -> None:
+        while not self._requests.empty():
+            self._requests.get()
+        self._resources.close()
+
+    @contextmanager
+    def _borrow(self) -> Iterator[Any]:
+        try:
+            request = self._requests.get(timeout=POOL_TIMEOUT)
+        except queue.Empty:
+            raise Overloaded(f"{self._name} had no free infer request for {POOL_TIMEOUT:.0f} s") from None
+        try:
+            yield request
+        finally:
+            self._requests.put(request)
+
+    def _infer(self, request: Any) -> None:
+        try:
+            request.infer()
+        except RuntimeError as exc:
+            # With open dimensions only the graph itself can tell which sizes go together.
+            if self._is_dynamic:
+                raise InvalidRequest(f"{self._name} cannot run inputs of these shapes: {_reason(exc)}") from exc
+            raise InferenceFailed(f"{self._name} failed: {_reason(exc)}") from exc
+
+
+@cache
+def _core() -> Any:
+    return openvino().Core()
+
+
+def _model_file(version: ModelVersion, directory: Path) -> Path:
+    for suffix in (".xml", ".onnx"):
+        found = sorted(path for path in directory.iterdir() if path.suffix == suffix)
+        if found:
+            return found[0]
+    names = sorted(path.name for path in directory.iterdir())
+    raise LoadFailed(f"no model in {version}: want one .xml with its .bin, or one .onnx; found {names[:10]}")
+
+
+def _reason(exc: RuntimeError) -> str:
+    """Return what OpenVINO says less where in its sources it says so."""
+    lines = [line.strip() for line in str(exc).splitlines()]
+    telling = [line for line in lines if line and not line.startswith(("Exception from ", "Check '"))]
+    return " ".join(telling or lines)[:500]
+
+
+def _specs(kind: str, ports: list[Any]) -> dict[str, TensorSpec]:
+    specs: dict[str, TensorSpec] = {}
+    for port in ports:
+        spec = _spec(kind, port)
+        if spec.name in specs:
+            raise LoadFailed(f"two {kind}s are named {spec.name!r}")
+        specs[spec.name] = spec
+    return specs
+
+
+def _spec(kind: str, port: Any) -> TensorSpec:
+    # Any of its names is right; the least one is the same at every start.
+    name = min(port.names) if port.names else port.get_node().get_friendly_name()
+    shape = port.get_partial_shape()
+    if shape.rank.is_dynamic:
+        return TensorSpec(name, _dtype(kind, name, port), None)
+    dims = tuple(dim.get_length() if dim.is_static else DYNAMIC for dim in shape)
+    return TensorSpec(name, _dtype(kind, name, port), dims)
+
+
+def _dtype(kind: str, name: str, port: Any) -> Dtype:
+    element_type = port.get_element_type().get_type_name()
+    if element_type == "bf16":
+        return bfloat16()
+    if element_type not in _DTYPES:
+        raise LoadFailed(f"{kind} {name!r} is of type {element_type}; want one of {', '.join(_DTYPES)}, bf16")
+    return np.dtype(_DTYPES[element_type])
+
+
+def _check(specs: Mapping[str, TensorSpec], inputs: Tensors) -> None:
+    if inputs.keys() != specs.keys():
+        extra, missing = sorted(inputs.keys() - specs.keys()), sorted(specs.keys() - inputs.keys())
+        raise InvalidRequest(
+            f"input size does not match signature: {len(inputs)}!={len(specs)} len({{{','.join(sorted(inputs))}}}) != "
+            f"len({{{','.join(sorted(specs))}}}). Sent extra: {{{','.join(extra)}}}. "
+            f"Missing but required: {{{','.join(missing)}}}."
+        )
+    for name, spec in specs.items():
+        array = inputs[name]
+        if array.dtype != spec.dtype:
+            raise InvalidRequest(f"input '{name}' has dtype {tf_name(array.dtype)}; want {tf_name(spec.dtype)}")
+        if not spec.admits(array.shape):
+            raise InvalidRequest(f"input '{name}' has shape {array.shape}; want {spec.shape}")
+
+
+def _tensor(array: NDArray[Any]) -> Any:
+    """Return the array as a tensor over the same memory, if it is of the kind that OpenVINO shares."""
+    array = np.require(array, requirements=["C", "W"])
+    if array.dtype == np.float16 or array.dtype.name != "bfloat16":
+        return openvino().Tensor(array, shared_memory=True)
+    return openvino().Tensor(array.view(np.uint16), list(array.shape), openvino().Type.bf16)
+
+
+def _array(tensor: Any, spec: TensorSpec) -> NDArray[Any]:
+    """Return a copy: the tensor's memory is the infer request's, and the next caller's soon."""
+    data: NDArray[Any] = np.array(tensor.data)
+    # OpenVINO shows bfloat16 as float16, for want of a better dtype.
+    return data.view(spec.dtype) if data.dtype != spec.dtype else data

@@ -1,0 +1,40 @@
+"""What can go wrong with a request once it has a model. Knows nothing of transports.
+
+::
+
+    InferenceError
+    +-- InvalidRequest      the client's: malformed, or does not fit the signature
+    +-- SignatureNotFound   the client's: the model has no signature of that name
+    +-- PayloadTooLarge     the client's: more bytes than this server takes
+    +-- Unsupported         a well-formed request for what Decant does not do
+    +-- Overloaded          more work is waiting than will be done in time
+    +-- InferenceFailed     the engine could not run a request that fits the signature
+"""
+
+
+class InferenceError(Exception):
+    """Base of this package's errors."""
+
+
+class InvalidRequest(InferenceError):
+    pass
+
+
+class SignatureNotFound(InferenceError):
+    pass
+
+
+class PayloadTooLarge(InferenceError):
+    pass
+
+
+class Unsupported(InferenceError):
+    pass
+
+
+class Overloaded(InferenceError):
+    pass
+
+
+class InferenceFailed(InferenceError):
+    pass

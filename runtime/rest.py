@@ -1,0 +1,159 @@
+"""TensorFlow Serving's REST API in FastAPI, and KServe's health endpoints. This module is ASGI.
+
+Handlers take the request and return bytes: no pydantic and no middleware between the socket and the codec.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from starlette.convertors import Convertor, register_url_convertor
+from starlette.exceptions import HTTPException
+
+from runtime.codecs.model_json import encode_metadata, encode_status
+from runtime.errors import InvalidRequest, PayloadTooLarge
+from runtime.predict import predict_json
+from runtime.server import ModelServer
+from runtime.status import KNOWN, http_status_of
+
+logger = logging.getLogger(__name__)
+
+Run = Callable[[Callable[[], bytes]], Awaitable[bytes]]
+"""How a front runs a blocking call: in a thread where requests overlap, on the spot where they do not."""
+
+METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+_RETRY_AFTER = {"retry-after": "1"}
+
+
+class _NameConvertor(Convertor[str]):
+    """A model's name: as TensorFlow Serving, no slash and no colon."""
+
+    regex = "[^/:]+"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+class _VersionConvertor(Convertor[int]):
+    regex = "[0-9]+"
+
+    def convert(self, value: str) -> int:
+        # No version is that large, so this is none of ours; and Python refuses to convert very long numbers.
+        return int(value) if len(value) < 20 else 1 << 63
+
+    def to_string(self, value: int) -> str:
+        return str(value)
+
+
+register_url_convertor("model", _NameConvertor())
+register_url_convertor("version", _VersionConvertor())
+
+
+def create_app(server: ModelServer, run: Run, max_body: int) -> FastAPI:
+    """Return the ASGI application.
+
+    Args:
+        server: what it serves.
+        run: see `Run`.
+        max_body: bytes of a request's body, above which it is answered with 413 and not read.
+    """
+    app = FastAPI(title="Decant", description="OpenVINO models over TensorFlow Serving's REST API.")
+
+    @app.post("/v1/models/{name:model}:predict", summary="Predict with the newest version")
+    @app.post("/v1/models/{name:model}/versions/{version:version}:predict", summary="Predict with one version")
+    async def predict(request: Request) -> Response:
+        async def answer() -> bytes:
+            name, version = _model(request)
+            body = await _read(request, max_body)
+            return await run(lambda: predict_json(server, name, version, body))
+
+        return await _respond(request, answer)
+
+    @app.get("/v1/models/{name:model}", summary="State of all versions")
+    @app.get("/v1/models/{name:model}/versions/{version:version}", summary="State of one version")
+    async def status(request: Request) -> Response:
+        name, version = _model(request)
+        return await _respond(request, lambda: run(lambda: _status(server, name, version)))
+
+    @app.get("/v1/models/{name:model}/metadata", summary="Signatures of the newest version")
+    @app.get("/v1/models/{name:model}/versions/{version:version}/metadata", summary="Signatures of one version")
+    async def metadata(request: Request) -> Response:
+        name, version = _model(request)
+        return await _respond(request, lambda: run(lambda: _metadata(server, name, version)))
+
+    @app.get("/v2/health/live", summary="The process answers")
+    async def live() -> Response:
+        return Response()
+
+    @app.get("/v2/health/ready", summary="What must be loaded is loaded")
+    async def ready() -> Response:
+        return Response(status_code=200 if server.is_ready else 503)
+
+    @app.get("/v1/models", include_in_schema=False)
+    async def models() -> Response:
+        return _error(400, "Missing model name in request.")
+
+    @app.api_route("/v1/{path:path}", methods=METHODS, include_in_schema=False)
+    async def malformed(request: Request) -> Response:
+        return _error(400, f"Malformed request: {request.method} {request.url.path[:256]}")
+
+    app.add_exception_handler(HTTPException, _http_error)
+    return app
+
+
+def _model(request: Request) -> tuple[str, int | None]:
+    return request.path_params["name"], request.path_params.get("version")
+
+
+async def _read(request: Request, max_body: int) -> bytes:
+    declared = request.headers.get("content-length", "0")
+    if not declared.isdecimal():
+        raise InvalidRequest(f"Content-Length is {declared[:20]!r}; want a number of bytes")
+    too_large = PayloadTooLarge(f"the body is larger than {max_body} bytes; see --max_body_size")
+    if int(declared[:20]) > max_body:
+        raise too_large
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > max_body:
+            raise too_large
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+async def _respond(request: Request, answer: Callable[[], Awaitable[bytes]]) -> Response:
+    try:
+        return Response(await answer(), media_type="application/json")
+    except KNOWN as exc:
+        return _error(http_status_of(exc), str(exc))
+    # The edge: whatever else comes this far is a bug, is logged here and shown to nobody.
+    except Exception:
+        logger.exception("%s %s failed", request.method, request.url.path)
+        return _error(500, "internal error")
+
+
+def _error(status: int, message: str) -> Response:
+    # JSON has no surrogates, which a message may quote from a path.
+    body = orjson.dumps({"error": message.encode(errors="replace").decode()})
+    return Response(body, status, _RETRY_AFTER if status == 503 else None, "application/json")
+
+
+async def _http_error(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, HTTPException)
+    return _error(exc.status_code, f"{exc.detail}: {request.method} {request.url.path[:256]}")
+
+
+def _status(server: ModelServer, name: str, version: int | None) -> bytes:
+    statuses = server.status(name, version)
+    return encode_status((status.version, status.state.name, status.code.name, status.message) for status in statuses)
+
+
+def _metadata(server: ModelServer, name: str, version: int | None) -> bytes:
+    with server.lease(name, version) as lease:
+        return encode_metadata(name, lease.id.version, lease.servable.signatures)

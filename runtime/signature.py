@@ -1,0 +1,38 @@
+"""What goes into a model and what comes out: TensorFlow's TensorInfo and SignatureDef, in numpy's terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+DYNAMIC = -1
+MAX_RANK = 32
+"""Of a tensor in a request; numpy ends at 64, and Python's stack not far beyond that."""
+DEFAULT_SIGNATURE = "serving_default"
+PREDICT_METHOD = "tensorflow/serving/predict"
+
+Dtype = np.dtype[np.generic]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    name: str
+    dtype: Dtype
+    shape: tuple[int, ...] | None
+    """`DYNAMIC` where any size will do; None if even the rank is open."""
+
+    def admits(self, shape: tuple[int, ...]) -> bool:
+        if self.shape is None:
+            return True
+        return len(shape) == len(self.shape) and all(
+            want in (DYNAMIC, given) for want, given in zip(self.shape, shape, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class Signature:
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
+    method_name: str = field(default=PREDICT_METHOD)

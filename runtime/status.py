@@ -1,0 +1,78 @@
+"""The one table from errors to what the wire says: gRPC's code numbers, and TensorFlow Serving's HTTP status for each.
+
+HTTP statuses are those of tensorflow_serving's ``model_servers/http_server.cc``, but for 413: TensorFlow Serving has
+no body limit.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from model_cache import errors as cache
+from runtime import errors
+
+
+class Code(IntEnum):
+    """gRPC's status codes, which are TensorFlow's ``error::Code`` too."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+
+
+CODES: dict[type[BaseException], Code] = {
+    errors.InvalidRequest: Code.INVALID_ARGUMENT,
+    errors.SignatureNotFound: Code.FAILED_PRECONDITION,
+    errors.PayloadTooLarge: Code.RESOURCE_EXHAUSTED,
+    errors.Unsupported: Code.UNIMPLEMENTED,
+    errors.Overloaded: Code.UNAVAILABLE,
+    errors.InferenceFailed: Code.INTERNAL,
+    cache.ModelNotFound: Code.NOT_FOUND,
+    cache.StorageUnavailable: Code.UNAVAILABLE,
+    cache.LoadFailed: Code.FAILED_PRECONDITION,
+    cache.ModelTooLarge: Code.RESOURCE_EXHAUSTED,
+    cache.CacheFull: Code.UNAVAILABLE,
+    cache.LoadPending: Code.UNAVAILABLE,
+}
+
+HTTP: dict[Code, int] = {
+    Code.OK: 200,
+    Code.CANCELLED: 499,
+    Code.UNKNOWN: 500,
+    Code.INVALID_ARGUMENT: 400,
+    Code.DEADLINE_EXCEEDED: 504,
+    Code.NOT_FOUND: 404,
+    Code.RESOURCE_EXHAUSTED: 429,
+    Code.FAILED_PRECONDITION: 400,
+    Code.UNIMPLEMENTED: 501,
+    Code.INTERNAL: 500,
+    Code.UNAVAILABLE: 503,
+}
+
+# Where the code alone would blame the wrong side, or hide which limit it was.
+_HTTP_OF: dict[type[BaseException], int] = {
+    errors.PayloadTooLarge: 413,
+    cache.LoadFailed: 503,
+    cache.ModelTooLarge: 507,
+}
+
+KNOWN = (errors.InferenceError, cache.ModelCacheError)
+"""What is answered with its own message. Anything else is a bug: nothing of it is shown."""
+
+
+def code_of(error: BaseException) -> Code:
+    """Return the code of the nearest base class listed; INTERNAL if none is."""
+    return next((CODES[cls] for cls in type(error).__mro__ if cls in CODES), Code.INTERNAL)
+
+
+def http_status_of(error: BaseException) -> int:
+    special = next((_HTTP_OF[cls] for cls in type(error).__mro__ if cls in _HTTP_OF), None)
+    return special or HTTP[code_of(error)]

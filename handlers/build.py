@@ -9,7 +9,7 @@ from pathlib import Path
 from handlers.settings import Settings, SettingsError
 from model_cache.cache import ModelCache
 from model_cache.download import Downloader, LocalModel
-from model_cache.repository import ModelRepository, ModelVersion
+from model_cache.repository import Contents, ModelRepository, ModelVersion
 from model_cache.storage import open_storage
 from runtime.engine import OpenVinoLoader
 from runtime.servable import Servable
@@ -27,7 +27,7 @@ def build_server(settings: Settings) -> ModelServer:
         StorageUnavailable: the storage's SDK is missing or cannot be set up.
     """
     settings.require_model()
-    files = ModelCache[ModelVersion, LocalModel](Downloader(Path(settings.cache_dir)), _disk_budget(settings))
+    files = ModelCache[Contents, LocalModel](Downloader(Path(settings.cache_dir)), _disk_budget(settings))
     models = ModelCache[ModelVersion, Servable](OpenVinoLoader(files), _memory_budget(settings))
     return ModelServer({settings.model_name: open_repository(settings)}, models)
 

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import uvicorn
 
@@ -26,20 +26,22 @@ class Workers:
     def __init__(self, threads: int, limit: int) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="rest")
         self._limit = limit
-        # Touched on the event loop's thread alone.
-        self.in_flight = 0
+        # Added to on the event loop's thread, taken from by whichever thread ends the call. A call whose client has
+        # gone stays here until it ends.
+        self._calls: set[Future[bytes]] = set()
 
     async def run(self, call: Callable[[], bytes]) -> bytes:
-        if self.in_flight >= self._limit:
-            raise Overloaded(f"{self.in_flight} requests are in flight, as many as may be; see --max_in_flight")
-        self.in_flight += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, call)
-        finally:
-            self.in_flight -= 1
+        if len(self._calls) >= self._limit:
+            raise Overloaded(f"{len(self._calls)} requests are in flight, as many as may be; see --max_in_flight")
+        future = self._pool.submit(call)
+        self._calls.add(future)
+        future.add_done_callback(self._calls.discard)
+        return await asyncio.wrap_future(future)
 
-    def close(self) -> None:
+    def close(self) -> bool:
+        """Take no more calls, and return whether none is left unfinished."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        return not self._calls
 
 
 class HttpServer:
@@ -77,13 +79,11 @@ class HttpServer:
 
     def drain(self, timeout: float) -> bool:
         """Stop accepting, let requests finish, close; return whether all did within ``timeout`` seconds."""
-        # uvicorn's own order: close the listening socket, then wait for connections, then for tasks.
-        self._uvicorn.config.timeout_graceful_shutdown = int(timeout) or 1
+        # uvicorn's order: close the listening socket, wait for connections, then for tasks; without a time limit of
+        # its own, at which it would log a traceback for each request.
         self._uvicorn.should_exit = True
-        self._thread.join(timeout + 1)
-        finished = not self._thread.is_alive() and not self._workers.in_flight
-        self._workers.close()
-        return finished
+        self._thread.join(timeout)
+        return self._workers.close() and not self._thread.is_alive()
 
     def _serve(self) -> None:
         assert self._socket is not None
@@ -97,7 +97,7 @@ def _listen(address: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(where)
         listener.listen(BACKLOG)
-    except BaseException:
+    except OSError as exc:
         listener.close()
-        raise
+        raise OSError(f"cannot listen on {address}:{port}: {exc.strerror}") from exc
     return listener

@@ -12,10 +12,11 @@ import shutil
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from model_cache.errors import LoadFailed, StorageUnavailable
-from model_cache.repository import ModelVersion
+from model_cache.repository import Contents, ModelVersion
 from model_cache.storage import Blob
 
 logger = logging.getLogger(__name__)
@@ -38,8 +39,10 @@ class LocalModel:
             return
         # Renamed first: a half-removed directory must not look like a version.
         grave = self.directory.with_name(f"{_PARTIAL}{self.directory.name}-{os.getpid()}-{time.monotonic_ns()}")
-        self.directory.rename(grave)
-        shutil.rmtree(grave)
+        # Somebody who tidies up /tmp may have been here before.
+        with suppress(FileNotFoundError):
+            self.directory.rename(grave)
+            shutil.rmtree(grave)
 
 
 class Downloader:
@@ -48,19 +51,20 @@ class Downloader:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def estimate(self, version: ModelVersion) -> int:
-        return 0 if version.storage.in_place else version.size
+    def estimate(self, contents: Contents) -> int:
+        return 0 if contents.version.storage.in_place else contents.version.size
 
-    def load(self, version: ModelVersion) -> LocalModel:
+    def load(self, contents: Contents) -> LocalModel:
         """Return the version's files, downloaded unless an earlier process has left them here.
 
         Raises:
             StorageUnavailable: a blob cannot be had, or is no longer what was listed.
             LoadFailed: a blob's name would leave the directory, or the disk cannot take it.
         """
+        version = contents.version
         if version.storage.in_place:
             return LocalModel(version.storage.in_place / version.prefix, 0)
-        target = self._root / version.digest
+        target = self._root / contents.digest
         if not target.is_dir():
             self._download(version, target)
         return LocalModel(target, version.size)

@@ -68,4 +68,5 @@ class LocalStorage:
             stat = path.stat()
         except OSError as exc:
             raise StorageUnavailable(f"cannot read {path}: {exc.strerror}") from exc
-        return Blob(key, stat.st_size, f"{stat.st_dev:x}-{stat.st_ino:x}-{stat.st_mtime_ns:x}")
+        # With the path: the same inode under another name is read elsewhere, and may be gone there.
+        return Blob(key, stat.st_size, f"{stat.st_ino:x}-{stat.st_mtime_ns:x}-{path}")

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -60,12 +60,27 @@ class ModelVersion:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ModelVersion) and (self.id, self.digest) == (other.id, other.digest)
 
+    @property
+    def contents(self) -> Contents:
+        return Contents(self.digest, self)
+
     @cached_property
     def _hash(self) -> int:
         return hash((self.id, self.digest))
 
     def __hash__(self) -> int:
         return self._hash
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A version's files, whichever version of whichever model they are: the unit that is kept on disk."""
+
+    digest: str
+    version: ModelVersion = field(compare=False)
+
+    def __str__(self) -> str:
+        return f"files of {self.version}"
 
 
 class ModelRepository:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from model_cache.cache import ModelCache
 from model_cache.download import LocalModel
 from model_cache.errors import LoadFailed
-from model_cache.repository import ModelVersion
+from model_cache.repository import Contents, ModelVersion
 from runtime.codecs.dtypes import bfloat16, tf_name
 from runtime.errors import InferenceFailed, InvalidRequest, Overloaded, SignatureNotFound
 from runtime.servable import Tensors
@@ -65,7 +65,7 @@ def openvino() -> Any:
 class OpenVinoLoader:
     """Makes servables of versions whose files come from ``files``. One OpenVINO core serves all."""
 
-    def __init__(self, files: ModelCache[ModelVersion, LocalModel], config: Mapping[str, str] | None = None) -> None:
+    def __init__(self, files: ModelCache[Contents, LocalModel], config: Mapping[str, str] | None = None) -> None:
         self._files = files
         self._config = {**DEFAULTS, **(config or {})}
 
@@ -82,7 +82,7 @@ class OpenVinoLoader:
             LoadFailed: there is no model among the files, or OpenVINO cannot read or compile it.
         """
         with ExitStack() as stack:
-            files = stack.enter_context(self._files.lease(version))
+            files = stack.enter_context(self._files.lease(version.contents))
             started = time.perf_counter()
             compiled = self._compile(version, files.directory)
             servable = OpenVinoServable(str(version), compiled, self.estimate(version), stack.pop_all())
@@ -90,7 +90,12 @@ class OpenVinoLoader:
         return servable
 
     def _compile(self, version: ModelVersion, directory: Path) -> Any:
-        path = _model_file(version, directory)
+        try:
+            path = _model_file(version, directory)
+        except FileNotFoundError as exc:
+            # Not ours to miss for ever: next time they are fetched again.
+            self._files.retire(version.contents)
+            raise LoadFailed(f"the files of {version} have gone from the cache directory") from exc
         try:
             return _core().compile_model(path, DEVICE, self._config)
         # OpenVINO's only error class.

@@ -93,12 +93,13 @@ class ModelServer:
             StorageUnavailable: the storage cannot be listed and never could be.
         """
         versions = self._repository(name).versions()
-        if version is not None and version not in versions:
-            raise ModelNotFound(f"Could not find version {version} of model {name}")
         if not versions:
             raise ModelNotFound(f"Could not find any versions of model {name}")
-        chosen = sorted(versions, reverse=True) if version is None else [version]
-        return [self._status(versions[number]) for number in chosen]
+        if version is None or _means_any(version, versions):
+            return [self._status(versions[number]) for number in sorted(versions, reverse=True)]
+        if version not in versions:
+            raise ModelNotFound(f"Could not find version {version} of model {name}")
+        return [self._status(versions[version])]
 
     def close(self) -> None:
         self._cache.close()
@@ -112,9 +113,9 @@ class ModelServer:
     def _resolve(self, name: str, version: int | None) -> list[ModelVersion]:
         """Return the versions that would do, best first; at least one."""
         repository = self._repository(name)
-        if version is not None:
-            return [repository.find(version)]
         versions = repository.versions()
+        if version is not None and not _means_any(version, versions):
+            return [repository.find(version)]
         if not versions:
             raise ModelNotFound(
                 f"Servable not found for request: Latest({name}): no directory named by a number in {repository}"
@@ -145,3 +146,8 @@ class ModelServer:
             return VersionStatus(number, State.END, code_of(failure), str(failure))
         # It can be loaded on demand, so a predict sent now will be answered.
         return VersionStatus(number, State.AVAILABLE, Code.OK, "")
+
+
+def _means_any(version: int, versions: Mapping[int, ModelVersion]) -> bool:
+    # OpenVINO Model Server's clients say 0 for "the default one". To TensorFlow Serving's it is a version like any.
+    return version == 0 and 0 not in versions

@@ -1,0 +1,57 @@
+"""Fixtures that everything shares, and the rule that no test leaves a thread behind."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers.seaweedfs import SeaweedFS, seaweedfs
+
+ROOT = Path(__file__).parent.parent
+DIGITS = ROOT / "examples" / "digits"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fail-on-skip", action="store_true", help="fail if any test was skipped, as CI does")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if session.config.getoption("--fail-on-skip") and reporter is not None and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(autouse=True)
+def no_thread_outlives_its_test() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    left = [thread for thread in threading.enumerate() if thread not in before]
+    deadline = time.monotonic() + 5
+    for thread in left:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    assert [thread for thread in left if thread.is_alive()] == []
+
+
+@pytest.fixture(autouse=True)
+def no_settings_of_the_developers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that read settings or credentials in this process see none but those they set."""
+    for name in os.environ:
+        if name.startswith(("DECANT_", "AWS_", "S3_")) or name == "PORT":
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
+    """A SeaweedFS with the digits model at ``s3://models/digits``, which its reader may read."""
+    with seaweedfs(tmp_path_factory.mktemp("s3"), readable_bucket="models") as server:
+        server.create_bucket("models")
+        server.put_tree("models", "digits", DIGITS)
+        yield server

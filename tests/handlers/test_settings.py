@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict, fields
+
+import pytest
+
+from handlers.settings import Settings, SettingsError, add_options, read_settings
+
+
+def parse(*flags: str) -> Settings:
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    add_options(parser)
+    return read_settings(vars(parser.parse_args(flags)))
+
+
+def test_the_promised_defaults() -> None:
+    defaults = asdict(Settings())
+    assert defaults.pop("cache_dir").startswith("/tmp/decant-")
+    assert defaults == {
+        "model_name": "",
+        "model_path": "",
+        "port": 8500,
+        "rest_port": 8501,
+        "grpc_bind_address": "0.0.0.0",
+        "rest_bind_address": "0.0.0.0",
+        "log_level": "INFO",
+        "disk_budget": 0,
+        "memory_budget": 0,
+        "max_body_size": 256 * 1024 * 1024,
+        "max_in_flight": 256,
+        "shutdown_timeout": 8.0,
+        "s3_endpoint": "",
+    }
+
+
+VALUES = {
+    "port": ("1", 1),
+    "rest_port": ("0", 0),
+    "log_level": ("debug", "DEBUG"),
+    "disk_budget": ("1.5G", 3 << 29),
+    "memory_budget": ("512M", 512 << 20),
+    "max_body_size": ("4096", 4096),
+    "max_in_flight": ("7", 7),
+    "shutdown_timeout": ("2.5", 2.5),
+    "s3_endpoint": ("minio:9000", "http://minio:9000"),
+}
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Settings)])
+def test_each_setting_is_a_flag_in_two_spellings_and_a_variable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, want = VALUES.get(name, ("some text", "some text"))
+    assert getattr(parse(f"--{name}", text), name) == want
+    assert getattr(parse(f"--{name.replace('_', '-')}", text), name) == want
+    monkeypatch.setenv(f"DECANT_{name.upper()}", text)
+    assert getattr(parse(), name) == want
+
+
+def test_the_flag_wins_over_the_variable_and_the_variable_over_the_platforms(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "8080")
+    assert parse().rest_port == 8080
+    monkeypatch.setenv("DECANT_REST_PORT", "8081")
+    assert parse().rest_port == 8081
+    assert parse("--rest_port", "8082").rest_port == 8082
+
+
+def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DECANT_PORT", "")
+    monkeypatch.setenv("DECANT_LOG_LEVEL", "")
+    assert parse() == Settings()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "want"),
+    [
+        ("AWS_ENDPOINT_URL_S3", "https://s3.example", "https://s3.example"),
+        ("AWS_ENDPOINT_URL", "http://localhost:1", "http://localhost:1"),
+        ("S3_ENDPOINT", "minio:9000", "http://minio:9000"),
+    ],
+)
+def test_the_s3_endpoint_has_the_names_of_the_sdk_and_of_ovms(
+    variable: str, value: str, want: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    assert parse().s3_endpoint == want
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--port", "x"], "--port is 'x'; want a port number, or 0 for none"),
+        (["--port", "65536"], "--port is '65536'; want a port number"),
+        (["--rest_port", "-1"], "--rest_port is '-1'; want a port number"),
+        (["--port", "8501"], "port and rest_port cannot have the same values: 8501"),
+        (["--log_level", "loud"], "--log_level is 'loud'; want one of DEBUG, INFO, WARNING, ERROR"),
+        (["--max_body_size", "-1"], "--max_body_size is '-1'; want a number of bytes"),
+        (["--max_body_size", "G"], "--max_body_size is 'G'; want a number of bytes"),
+        (["--max_body_size", "1e400"], "--max_body_size is '1e400'; want a number of bytes"),
+        (["--max_in_flight", "0"], "--max_in_flight is '0'; want a whole number above 0"),
+        (["--shutdown_timeout", "nan"], "--shutdown_timeout is 'nan'; want a number of seconds"),
+        (["--s3_endpoint", "ftp://x"], "--s3_endpoint is 'ftp://x'; want an http:// or https:// URL"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_is_wanted(flags: list[str], message: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse(*flags)
+    assert message in str(caught.value)
+
+
+def test_a_bad_variable_is_named_as_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "http")
+    with pytest.raises(SettingsError, match=r"^PORT is 'http'; want a port number"):
+        parse()
+
+
+def test_both_ports_may_be_off() -> None:
+    assert parse("--port", "0", "--rest_port", "0").port == 0
+
+
+@pytest.mark.parametrize("name", ["a/b", "a:b"])
+def test_a_name_that_no_url_could_hold_is_refused(name: str) -> None:
+    with pytest.raises(SettingsError, match="want a name without / and :"):
+        Settings(model_name=name, model_path="x").require_model()

@@ -6,12 +6,12 @@ time, so it is answered on the spot, without a thread.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 from mangum import Mangum
 
 from handlers.build import build_server
+from handlers.logs import configure_logging
 from handlers.settings import read_settings
 from runtime.engine import openvino
 from runtime.rest import create_app
@@ -23,8 +23,7 @@ async def _inline(call: Callable[[], bytes]) -> bytes:
 
 # /tmp is all that can be written to, and only this function's environment sees it.
 _settings = read_settings({}, {"cache_dir": "/tmp/decant"})
-# The runtime client has put a handler on the root logger already.
-logging.getLogger().setLevel(_settings.log_level)
+configure_logging(_settings.log_level)
 _server = build_server(_settings)
 # The init phase has a whole core, whatever the function's memory buys.
 openvino()

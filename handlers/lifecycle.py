@@ -56,11 +56,13 @@ def serve(settings: Settings) -> int:
         raise SettingsError("port and rest_port are both 0; want one of them at least")
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     started: list[Front] = []
+    loader: threading.Thread | None = None
     with _stop_signals(events):
         try:
-            server = build_server(settings)
+            server = build_server(settings, is_eager=True)
             # First, as it takes longest: it lists and downloads while the fronts are imported.
-            threading.Thread(target=_load, args=(server, settings.model_name, events), name="load", daemon=True).start()
+            loader = threading.Thread(target=_load, args=(server, settings.model_name, events), daemon=True)
+            loader.start()
             for front in _fronts(settings, server):
                 front.start()
                 started.append(front)
@@ -68,7 +70,13 @@ def serve(settings: Settings) -> int:
         except (ModelCacheError, OSError) as exc:
             logger.error("cannot start: %s", exc)
             code = START_FAILED
-        return _shut_down(started, settings.shutdown_timeout, code)
+        finished = _drain(started, settings.shutdown_timeout)
+    _report(finished, settings.shutdown_timeout, code)
+    if not finished or (loader and loader.is_alive()):
+        # Python would wait for their threads, or take the interpreter away from under them.
+        logging.shutdown()
+        os._exit(code)
+    return code
 
 
 def _load(server: ModelServer, name: str, events: queue.SimpleQueue[Event]) -> None:
@@ -150,21 +158,20 @@ def _exit_now(number: int, frame: FrameType | None) -> None:
     os._exit(128 + number)
 
 
-def _shut_down(fronts: list[Front], timeout: float, code: int) -> int:
-    """Drain all fronts at once, and leave no thread behind that could keep the process from ending."""
+def _drain(fronts: list[Front], timeout: float) -> bool:
+    """Drain all fronts at once; return whether all requests have finished."""
     finished: list[bool] = []
     drains = [threading.Thread(target=lambda front=front: finished.append(front.drain(timeout))) for front in fronts]
     for drain in drains:
         drain.start()
     for drain in drains:
         drain.join()
-    if all(finished):
-        # A failed start has had its one line.
-        if not code:
-            logger.info("stopped")
-    else:
+    return all(finished)
+
+
+def _report(finished: bool, timeout: float, code: int) -> None:
+    if not finished:
         logger.warning("stopped with requests unfinished after %.1f s", timeout)
-        logging.shutdown()
-        # Python would wait for their threads.
-        os._exit(code)
-    return code
+    # A failed start has had its one line.
+    elif not code:
+        logger.info("stopped")

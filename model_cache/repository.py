@@ -137,6 +137,10 @@ class ModelRepository:
             raise ModelNotFound(f"Servable not found for request: Specific({self.name}, {version})")
         return versions[version]
 
+    def expire(self) -> None:
+        """List again at the next call; for when what was listed has turned out not to be there."""
+        self._expires = 0.0
+
     def _refresh(self) -> Mapping[int, ModelVersion]:
         known = self._versions
         if known is not None and self._clock() < self._expires:

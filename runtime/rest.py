@@ -12,6 +12,7 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from runtime.codecs.model_json import encode_metadata, encode_status
 from runtime.errors import InvalidRequest, PayloadTooLarge
@@ -131,11 +132,21 @@ async def _respond(request: Request, answer: Callable[[], Awaitable[bytes]]) -> 
     try:
         return Response(await answer(), media_type="application/json")
     except KNOWN as exc:
+        if http_status_of(exc) == 500:
+            logger.error("%s %s", _line(request), exc)
         return _error(http_status_of(exc), str(exc))
+    except ClientDisconnect:
+        # It left before its body was complete, so nobody reads this.
+        return _error(499, "the client has gone")
     # The edge: whatever else comes this far is a bug, is logged here and shown to nobody.
     except Exception:
-        logger.exception("%s %s failed", request.method, request.url.path)
+        logger.exception("%s failed", _line(request))
         return _error(500, "internal error")
+
+
+def _line(request: Request) -> str:
+    # Quoted, as a path may have line breaks in it.
+    return f"{request.method} {request.url.path[:256]!r}"
 
 
 def _error(status: int, message: str) -> Response:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from enum import IntEnum
 from typing import NamedTuple
@@ -47,9 +47,18 @@ class ModelServer:
         models: Mapping[str, ModelRepository],
         cache: ModelCache[ModelVersion, Servable],
         *,
+        eager: Collection[str] = (),
         load_timeout: float = LOAD_TIMEOUT,
     ) -> None:
+        """
+        Args:
+            models: by the name that clients use.
+            cache: what holds the loaded ones.
+            eager: the names of those without which the server is not ready.
+            load_timeout: seconds that a request waits for a load that another has begun.
+        """
         self._models = models
+        self._eager = frozenset(eager)
         self._cache = cache
         self._load_timeout = load_timeout
         # The models of which some version has been loaded. Only ever added to, which needs no lock.
@@ -57,8 +66,8 @@ class ModelServer:
 
     @property
     def is_ready(self) -> bool:
-        """Whether every model has been loaded once: from then on it is answered for, from memory or on demand."""
-        return self._started >= self._models.keys()
+        """Whether every eager model has been loaded once; from then on it is answered for as any other is, on demand."""
+        return self._started >= self._eager
 
     def start(self, name: str) -> ServableId:
         """Load the model's newest version that loads, without a request for it.
@@ -131,6 +140,8 @@ class ModelServer:
             try:
                 return Lease(version.id, stack.enter_context(self._cache.lease(version, self._load_timeout)))
             except (LoadFailed, StorageUnavailable) as exc:
+                if isinstance(exc, StorageUnavailable):
+                    self._repository(version.id.name).expire()
                 first = first or exc
         assert first is not None
         raise first

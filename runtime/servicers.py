@@ -135,6 +135,8 @@ def _unary(server: ModelServer, method: Method, request_class: Any) -> grpc.RpcM
             return method(server, request)
         except KNOWN as exc:
             code, message = code_of(exc), str(exc)
+            if code is Code.INTERNAL:
+                logger.error("%s: %s", method.__name__, exc)
         # The edge: whatever else comes this far is a bug, is logged here and shown to nobody.
         except Exception:
             logger.exception("%s failed", method.__name__)

@@ -89,6 +89,13 @@ def _accepts(server: Decant) -> bool:
     return True
 
 
+def test_a_signal_ends_a_start_that_is_still_downloading(s3: SeaweedFS, tmp_path: Path) -> None:
+    with waiting_for_its_model(s3, tmp_path) as (server, _):
+        before = time.monotonic()
+        assert server.terminate() == 0
+        assert time.monotonic() - before < 5
+
+
 def test_the_drain_has_an_end(s3: SeaweedFS, tmp_path: Path) -> None:
     flags = ["--shutdown_timeout", "0.5"]
     with waiting_for_its_model(s3, tmp_path, *flags) as (server, _), in_flight(server) as reply:

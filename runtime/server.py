@@ -66,7 +66,7 @@ class ModelServer:
 
     @property
     def is_ready(self) -> bool:
-        """Whether every eager model has been loaded once; from then on it is answered for as any other is, on demand."""
+        """Whether every eager model has been loaded once; from then on it is loaded on demand like any other."""
         return self._started >= self._eager
 
     def start(self, name: str) -> ServableId:

@@ -1,0 +1,160 @@
+"""The image, really built and really run: buildah and podman as root, on a machine that has no container engine.
+
+What they store lies under ``build/containers``, away from the images of whoever runs the tests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.servers import ROOT
+from tests.servers.processes import Process
+
+STORE = ROOT / "build" / "containers"
+IMAGE = "localhost/decant:test"
+PROGRAMS = ("buildah", "podman", "runc", "skopeo", "mmdebstrap")
+
+BASE_IMAGE = os.environ.get("DECANT_TEST_PYTHON_IMAGE", "")
+"""What the Dockerfile builds on, pulled if need be. Empty: Debian's own Python, for where no registry is reached."""
+DEBIAN_BASE = "localhost/python:debian"
+
+# Bridged networks need iptables, and raising a limit needs a capability that a sandbox may withhold. crun cannot
+# work with the mixed cgroup hierarchies that some machines still have; runc can.
+CONTAINERS_CONF = """\
+[containers]
+default_ulimits = ["nofile=8192:8192", "nproc=4096:4096"]
+netns = "host"
+http_proxy = false
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+"""
+
+GZIP = ("--dest-compress", "--dest-compress-format=gzip")
+
+# What the strictest platforms leave a container: nothing to write to but /tmp, no privilege, a memory limit.
+CONFINED = (
+    "--read-only",
+    "--tmpfs=/tmp:size=64m,mode=1777",
+    "--cap-drop=all",
+    "--security-opt=no-new-privileges",
+    "--memory=512m",
+    "--memory-swap=512m",
+)
+
+
+def whats_missing() -> str:
+    """Say what this machine needs before it can build and run the image; nothing if it can."""
+    absent = [program for program in PROGRAMS if shutil.which(program) is None]
+    if absent:
+        return f"needs {', '.join(absent)}: run infra/ci/install.sh as root, or apt-get install {' '.join(absent)}"
+    return "" if os.geteuid() == 0 else "needs root, to build and run containers"
+
+
+@dataclass(frozen=True)
+class Container:
+    name: str
+    process: Process
+
+    def execute(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return podman("exec", self.name, *command, check=False)
+
+
+@contextlib.contextmanager
+def built_image() -> Iterator[str]:
+    """Build the Dockerfile as it stands; yields the image's name. Unchanged steps come from the last build."""
+    _configure()
+    try:
+        _build()
+        yield IMAGE
+    finally:
+        # The engines leave their storage mounted, perhaps more than once, and what is mounted cannot be removed.
+        while not _call("umount", STORE / "graph" / "overlay", check=False).returncode:
+            pass
+
+
+def run_python(image: str, *arguments: str, options: Sequence[str] = CONFINED) -> str:
+    """Run the image's Python and return what it wrote to standard output."""
+    return podman("run", "--rm", "--no-healthcheck", "--entrypoint=python", *options, image, *arguments).stdout
+
+
+def podman(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    return _call("podman", *arguments, check=check)
+
+
+@contextlib.contextmanager
+def running(image: str, *command: str, log: Path, options: Sequence[str] = CONFINED) -> Iterator[Container]:
+    """Run ``command`` in a container as a platform would; kill it at the end if it still runs."""
+    name = f"decant-test-{uuid.uuid4().hex[:12]}"
+    argv = ["podman", "run", "--rm", f"--name={name}", "--no-healthcheck", *options, image, *command]
+    try:
+        with Process(argv, log, env=_environment()) as process:
+            yield Container(name, process)
+    finally:
+        podman("rm", "--force", "--ignore", "--time=0", name)
+
+
+def compressed_layers(image: str, directory: Path) -> list[int]:
+    """Return the size of each layer, lowest first, as a registry would hold it and a platform would pull it."""
+    layout = directory / "image"
+    _call("skopeo", "--insecure-policy", "copy", "--quiet", f"containers-storage:{image}", f"dir:{layout}", *GZIP)
+    manifest = json.loads((layout / "manifest.json").read_text())
+    shutil.rmtree(layout)
+    return [layer["size"] for layer in manifest["layers"]]
+
+
+def layer_count(image: str) -> int:
+    return len(json.loads(podman("image", "inspect", image).stdout)[0]["RootFS"]["Layers"])
+
+
+def _configure() -> None:
+    STORE.mkdir(parents=True, exist_ok=True)
+    (STORE / "containers.conf").write_text(CONTAINERS_CONF)
+    storage = {"driver": "overlay", "graphroot": str(STORE / "graph"), "runroot": str(STORE / "run")}
+    (STORE / "storage.conf").write_text(
+        "[storage]\n" + "".join(f'{key} = "{value}"\n' for key, value in storage.items())
+    )
+
+
+def _build() -> None:
+    base = BASE_IMAGE
+    if not base:
+        base = DEBIAN_BASE
+        _call(ROOT / "infra" / "ci" / "base_image.sh", base)
+    # The machine's certificates and nothing else of it: pip may have to trust a proxy of the machine's.
+    arguments = ["--isolation=chroot", "--format=docker", "--layers", "--force-rm", f"--build-arg=PYTHON_IMAGE={base}"]
+    for path in (Path("/etc/ssl/certs"), _pip_conf()):
+        arguments.append(f"--volume={path}:{'/etc/pip.conf' if path.is_file() else path}:ro")
+    _call("buildah", "build", *arguments, *([] if BASE_IMAGE else ["--pull-never"]), f"--tag={IMAGE}", ROOT)
+
+
+def _pip_conf() -> Path:
+    path = STORE / "pip.conf"
+    path.write_text("[global]\ncert = /etc/ssl/certs/ca-certificates.crt\n")
+    return path
+
+
+def _environment() -> dict[str, str]:
+    # What runs in a container gets none of this; what builds one may need the machine's proxy.
+    files = {
+        "CONTAINERS_CONF": str(STORE / "containers.conf"),
+        "CONTAINERS_STORAGE_CONF": str(STORE / "storage.conf"),
+    }
+    return {**os.environ, **files}
+
+
+def _call(*command: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
+    if check and done.returncode:
+        tail = "\n".join((done.stdout + done.stderr).splitlines()[-40:])
+        raise RuntimeError(f"{' '.join(map(str, command))} failed with exit code {done.returncode}:\n{tail}")
+    return done

@@ -67,9 +67,11 @@ lock: $(UV)  ## pin the newest versions again
 	@$(COMPILE) $(LOCK_ARGS) requirements/bootstrap.in -o requirements/bootstrap.txt
 	@$(COMPILE) $(LOCK_ARGS) --no-deps requirements/tools.in -o requirements/tools.txt
 
+# podman and buildah drop the health check unless told to write docker's format.
 image:  ## build the container image (docker; ENGINE=podman or buildah work too)
-	$(or $(ENGINE),docker) build -t decant .
+	$(or $(ENGINE),docker) build $(if $(filter podman buildah,$(ENGINE)),--format docker) -t decant .
 
 clean:  ## remove everything that make made
+	@umount -q build/containers/graph/overlay 2>/dev/null || true
 	rm -rf $(VENV) $(TOOLS) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

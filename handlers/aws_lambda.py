@@ -28,4 +28,5 @@ _server = build_server(_settings)
 # The init phase has a whole core, whatever the function's memory buys.
 openvino()
 
-handler = Mangum(create_app(_server, _inline, _settings.max_body_size), lifespan="off")
+# Ready without a model, as every request brings what it needs.
+handler = Mangum(create_app(_server, _inline, _settings.max_body_size, is_ready=lambda: True), lifespan="off")

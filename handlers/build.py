@@ -19,12 +19,8 @@ MEMORY_SHARE = 0.7
 """Of the machine's memory, for loaded models; the rest is for requests, and for the peak while a model compiles."""
 
 
-def build_server(settings: Settings, *, is_eager: bool = False) -> ModelServer:
+def build_server(settings: Settings) -> ModelServer:
     """Return the server that the settings describe, with nothing loaded.
-
-    Args:
-        settings: as read.
-        is_eager: whether the server is ready only when its model is loaded.
 
     Raises:
         SettingsError: there is no model, or its path is of no kind that can be read.
@@ -33,8 +29,7 @@ def build_server(settings: Settings, *, is_eager: bool = False) -> ModelServer:
     settings.require_model()
     files = ModelCache[Contents, LocalModel](Downloader(Path(settings.cache_dir)), _disk_budget(settings))
     models = ModelCache[ModelVersion, Servable](OpenVinoLoader(files), _memory_budget(settings))
-    eager = [settings.model_name] if is_eager else []
-    return ModelServer({settings.model_name: open_repository(settings)}, models, eager=eager)
+    return ModelServer({settings.model_name: open_repository(settings)}, models)
 
 
 def open_repository(settings: Settings) -> ModelRepository:

@@ -50,9 +50,10 @@ class HttpServer:
     def __init__(self, server: ModelServer, address: str, port: int, *, max_body: int, max_in_flight: int) -> None:
         self._address = address
         self._port = port
+        self._ready = threading.Event()
         self._workers = Workers(min(32, max_in_flight), max_in_flight)
         config = uvicorn.Config(
-            create_app(server, self._workers.run, max_body),
+            create_app(server, self._workers.run, max_body, self._ready.is_set),
             loop="uvloop",
             http="httptools",
             ws="none",
@@ -75,7 +76,7 @@ class HttpServer:
         self._thread.start()
 
     def set_ready(self) -> None:
-        """Nothing to do: readiness is asked for, and the answer is the model server's."""
+        self._ready.set()
 
     def drain(self, timeout: float) -> bool:
         """Stop accepting, let requests finish, close; return whether all did within ``timeout`` seconds."""

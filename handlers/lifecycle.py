@@ -59,7 +59,7 @@ def serve(settings: Settings) -> int:
     loader: threading.Thread | None = None
     with _stop_signals(events):
         try:
-            server = build_server(settings, is_eager=True)
+            server = build_server(settings)
             # First, as it takes longest: it lists and downloads while the fronts are imported.
             loader = threading.Thread(target=_load, args=(server, settings.model_name, events), daemon=True)
             loader.start()

@@ -56,13 +56,14 @@ register_url_convertor("model", _NameConvertor())
 register_url_convertor("version", _VersionConvertor())
 
 
-def create_app(server: ModelServer, run: Run, max_body: int) -> FastAPI:
+def create_app(server: ModelServer, run: Run, max_body: int, is_ready: Callable[[], bool]) -> FastAPI:
     """Return the ASGI application.
 
     Args:
         server: what it serves.
         run: see `Run`.
         max_body: bytes of a request's body, above which it is answered with 413 and not read.
+        is_ready: whether everything is up that must be before traffic comes.
     """
     app = FastAPI(title="Decant", description="OpenVINO models over TensorFlow Serving's REST API.")
 
@@ -92,9 +93,9 @@ def create_app(server: ModelServer, run: Run, max_body: int) -> FastAPI:
     async def live() -> Response:
         return Response()
 
-    @app.get("/v2/health/ready", summary="What must be loaded is loaded")
+    @app.get("/v2/health/ready", summary="What must be loaded is loaded, and every port listens")
     async def ready() -> Response:
-        return Response(status_code=200 if server.is_ready else 503)
+        return Response(status_code=200 if is_ready() else 503)
 
     @app.get("/v1/models", include_in_schema=False)
     async def models() -> Response:

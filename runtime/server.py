@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from enum import IntEnum
 from typing import NamedTuple
@@ -47,27 +47,11 @@ class ModelServer:
         models: Mapping[str, ModelRepository],
         cache: ModelCache[ModelVersion, Servable],
         *,
-        eager: Collection[str] = (),
         load_timeout: float = LOAD_TIMEOUT,
     ) -> None:
-        """
-        Args:
-            models: by the name that clients use.
-            cache: what holds the loaded ones.
-            eager: the names of those without which the server is not ready.
-            load_timeout: seconds that a request waits for a load that another has begun.
-        """
         self._models = models
-        self._eager = frozenset(eager)
         self._cache = cache
         self._load_timeout = load_timeout
-        # The models of which some version has been loaded. Only ever added to, which needs no lock.
-        self._started: set[str] = set()
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether every eager model has been loaded once; from then on it is loaded on demand like any other."""
-        return self._started >= self._eager
 
     def start(self, name: str) -> ServableId:
         """Load the model's newest version that loads, without a request for it.
@@ -90,9 +74,7 @@ class ModelServer:
         """
         candidates = self._resolve(name, version)
         with ExitStack() as stack:
-            lease = self._lease_first(stack, candidates)
-            self._started.add(name)
-            yield lease
+            yield self._lease_first(stack, candidates)
 
     def status(self, name: str, version: int | None = None) -> list[VersionStatus]:
         """Return the state of one version, or of all, newest first.

@@ -15,7 +15,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from cachetools import LRUCache
@@ -52,14 +52,15 @@ class Loader(Protocol[K_contra, T_co]):
 
 
 class Failure(NamedTuple):
-    error: BaseException
+    error: ModelCacheError
     at: float
 
 
 class _Entry(Generic[T]):
-    __slots__ = ("future", "leases", "retired", "size")
+    __slots__ = ("future", "key", "leases", "retired", "size")
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, key: object, size: int) -> None:
+        self.key = key
         self.size = size
         # Includes callers still waiting for the load, so an entry with no leases
         # is always loaded and never about to be used.
@@ -133,7 +134,7 @@ class ModelCache(Generic[K, T]):
             del self._entries[key]
             entry.retired = True
             idle = self._begin_close([entry] if entry.leases == 0 else [])
-        self._close(idle)
+        self._close(idle, "closing")
 
     def close(self) -> None:
         """Retire everything."""
@@ -152,11 +153,11 @@ class ModelCache(Generic[K, T]):
             entry = self._entries.get(key)
             return entry is not None and not entry.future.done()
 
-    def failure(self, key: K) -> BaseException | None:
+    def failure(self, key: K) -> ModelCacheError | None:
         """Return the error of the last load if it failed, however long ago."""
         with self._lock:
             failure = self._failures.get(key)
-            return failure.error if failure else None
+            return _fresh(failure.error) if failure else None
 
     def _admit(self, key: K, size: int) -> tuple[_Entry[T], list[_Entry[T]] | None]:
         """Lease the entry of ``key``. If it is new the caller must load it, after closing the victims returned."""
@@ -168,7 +169,7 @@ class ModelCache(Generic[K, T]):
                 return entry, None
             self._check_failure(key)
             victims = self._evict(key, size)
-            entry = self._entries[key] = _Entry(size)
+            entry = self._entries[key] = _Entry(key, size)
             self._used += size
             return entry, victims
 
@@ -178,7 +179,7 @@ class ModelCache(Generic[K, T]):
             return
         # Broken files stay broken; whatever else went wrong may be over by now.
         if isinstance(failure.error, LoadFailed):
-            raise failure.error.with_traceback(None)
+            raise _fresh(failure.error)
 
     def _evict(self, key: K, size: int) -> list[_Entry[T]]:
         """Take out idle entries until ``size`` more bytes fit; the caller closes them."""
@@ -202,10 +203,7 @@ class ModelCache(Generic[K, T]):
         return idle
 
     def _take(self, victims: list[K]) -> list[_Entry[T]]:
-        entries = [self._entries.pop(victim) for victim in victims]
-        for victim, entry in zip(victims, entries, strict=True):
-            logger.info("evicting %s, %d bytes", victim, entry.size)
-        return self._begin_close(entries)
+        return self._begin_close([self._entries.pop(victim) for victim in victims])
 
     def _begin_close(self, entries: list[_Entry[T]]) -> list[_Entry[T]]:
         for entry in entries:
@@ -215,7 +213,7 @@ class ModelCache(Generic[K, T]):
 
     def _load(self, key: K, entry: _Entry[T], victims: list[_Entry[T]]) -> None:
         try:
-            self._close(victims)
+            self._close(victims, "evicting")
             with self._lock:
                 # Others may be closing what made room for this one. Closing waits for nobody, so this ends.
                 self._lock.wait_for(lambda: not self._closing or self._used + self._closing <= self._budget)
@@ -234,11 +232,12 @@ class ModelCache(Generic[K, T]):
             # Only if the estimate was too low, which a loader promises it is not.
             victims = self._take(self._idle(self._used - self._budget))
         entry.future.set_result(value)
-        self._close(victims)
+        self._close(victims, "evicting")
 
     def _fail(self, key: K, entry: _Entry[T], error: BaseException) -> None:
         with self._lock:
-            self._failures[key] = Failure(error, self._clock())
+            if isinstance(error, ModelCacheError):
+                self._failures[key] = Failure(_fresh(error), self._clock())
             if self._entries.get(key) is entry:
                 del self._entries[key]
             # Nothing came of it, so there is nothing to close.
@@ -261,16 +260,22 @@ class ModelCache(Generic[K, T]):
         with self._lock:
             entry.leases -= 1
             last = self._begin_close([entry] if entry.retired and entry.leases == 0 else [])
-        self._close(last)
+        self._close(last, "closing")
 
-    def _close(self, entries: list[_Entry[T]]) -> None:
-        # All of them, also if closing one fails.
-        with ExitStack() as stack:
-            for entry in entries:
-                stack.callback(self._closed, entry)
-                stack.callback(entry.future.result().close)
+    def _close(self, entries: list[_Entry[T]], verb: str) -> None:
+        for entry in entries:
+            logger.info("%s %s, %d bytes", verb, entry.key, entry.size)
+            try:
+                entry.future.result().close()
+            # Whoever closes has another business, which this is no reason to fail.
+            except Exception:
+                logger.exception("closing %s failed", entry.key)
+            finally:
+                with self._lock:
+                    self._closing -= entry.size
+                    self._lock.notify_all()
 
-    def _closed(self, entry: _Entry[T]) -> None:
-        with self._lock:
-            self._closing -= entry.size
-            self._lock.notify_all()
+
+def _fresh(error: ModelCacheError) -> ModelCacheError:
+    """Return the same error as never raised: a traceback keeps alive what its frames hold, such as a request's body."""
+    return type(error)(*error.args)

@@ -10,9 +10,10 @@ import logging
 import os
 import shutil
 import tempfile
+import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from model_cache.errors import LoadFailed, StorageUnavailable
@@ -27,22 +28,17 @@ _PARTIAL = ".partial-"
 
 
 class LocalModel:
-    """A version's files in ``directory``. `close` removes them if they are a copy."""
+    """A version's files in ``directory``, and what to do when nobody needs them any more."""
 
-    def __init__(self, directory: Path, copied: int) -> None:
+    def __init__(self, directory: Path, size: int, remove: Callable[[LocalModel], None] | None = None) -> None:
         self.directory = directory
-        self.size = copied
+        self.size = size
         """Bytes of the cache's disk that it holds: 0 if the files are read where they are stored."""
+        self._remove = remove
 
     def close(self) -> None:
-        if not self.size:
-            return
-        # Renamed first: a half-removed directory must not look like a version.
-        grave = self.directory.with_name(f"{_PARTIAL}{self.directory.name}-{os.getpid()}-{time.monotonic_ns()}")
-        # Somebody who tidies up /tmp may have been here before.
-        with suppress(FileNotFoundError):
-            self.directory.rename(grave)
-            shutil.rmtree(grave)
+        if self._remove:
+            self._remove(self)
 
 
 class Downloader:
@@ -50,6 +46,10 @@ class Downloader:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        # Guards _owners: the last model made of each directory, and the only one whose close removes it. A version
+        # that is retired while in use and then loaded anew has two models of one directory.
+        self._lock = threading.Lock()
+        self._owners: dict[Path, LocalModel] = {}
 
     def estimate(self, contents: Contents) -> int:
         return 0 if contents.version.storage.in_place else contents.version.size
@@ -65,24 +65,50 @@ class Downloader:
         if version.storage.in_place:
             return LocalModel(version.storage.in_place / version.prefix, 0)
         target = self._root / contents.digest
-        if not target.is_dir():
-            self._download(version, target)
-        return LocalModel(target, version.size)
+        try:
+            _make_private(self._root)
+            model = self._own(target, version.size)
+            if model is None:
+                self._download(version, target)
+                model = self._own(target, version.size)
+        except OSError as exc:
+            raise LoadFailed(f"cannot store {version} ({version.size} bytes) in {self._root}: {exc.strerror}") from exc
+        if model is None:
+            raise LoadFailed(f"the files of {version} were removed from {self._root} as soon as they were there")
+        return model
+
+    def _own(self, target: Path, size: int) -> LocalModel | None:
+        with self._lock:
+            self._owners.pop(target, None)
+            if not target.is_dir():
+                return None
+            model = self._owners[target] = LocalModel(target, size, self._remove)
+            return model
+
+    def _remove(self, model: LocalModel) -> None:
+        # Renamed first: a half-removed directory must not look like a version.
+        grave = self._root / f"{_PARTIAL}{model.directory.name}-{os.getpid()}-{time.monotonic_ns()}"
+        with self._lock:
+            if self._owners.get(model.directory) is not model:
+                return
+            del self._owners[model.directory]
+            try:
+                model.directory.rename(grave)
+            # Somebody who tidies up /tmp has been here before.
+            except FileNotFoundError:
+                return
+        shutil.rmtree(grave)
 
     def _download(self, version: ModelVersion, target: Path) -> None:
         paths = {blob: _relative(blob, version.prefix) for blob in version.blobs}
         started = time.perf_counter()
+        partial = Path(tempfile.mkdtemp(prefix=f"{_PARTIAL}{version.digest}-", dir=self._root))
         try:
-            _make_private(self._root)
-            partial = Path(tempfile.mkdtemp(prefix=f"{_PARTIAL}{version.digest}-", dir=self._root))
-            try:
-                _fetch_all(version, {blob: partial / path for blob, path in paths.items()})
-                _publish(partial, target)
-            finally:
-                # A no-op after the rename; otherwise nothing of a failed download stays.
-                shutil.rmtree(partial, ignore_errors=True)
-        except OSError as exc:
-            raise LoadFailed(f"cannot store {version} ({version.size} bytes) in {self._root}: {exc.strerror}") from exc
+            _fetch_all(version, {blob: partial / path for blob, path in paths.items()})
+            _publish(partial, target)
+        finally:
+            # A no-op after the rename; otherwise nothing of a failed download stays.
+            shutil.rmtree(partial, ignore_errors=True)
         seconds = time.perf_counter() - started
         logger.info("downloaded %s from %s, %d bytes in %.2f s", version, version.storage, version.size, seconds)
 
@@ -130,5 +156,8 @@ def _relative(blob: Blob, prefix: str) -> PurePosixPath:
 def _make_private(root: Path) -> None:
     """Make ``root`` for this user only. A model is code to the engine: nobody else may put one there."""
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if root.stat().st_uid != os.geteuid():
+    found = root.stat()
+    if found.st_uid != os.geteuid():
         raise PermissionError(0, "the directory belongs to another user")
+    if found.st_mode & 0o022:
+        root.chmod(found.st_mode & ~0o022)

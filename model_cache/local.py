@@ -18,6 +18,8 @@ def open(url: str, endpoint: str | None) -> LocalStorage:
         return LocalStorage(Path(url))
     if parts.netloc not in ("", "localhost"):
         raise ValueError(f"{url!r} names the host {parts.netloc!r}; want file:///path")
+    if not parts.path:
+        raise ValueError(f"{url!r} names no directory; want file:///path")
     return LocalStorage(Path(unquote(parts.path)))
 
 
@@ -60,7 +62,7 @@ class LocalStorage:
             # Links to directories are not followed: one that points upwards has no end.
             if entry.is_dir(follow_symlinks=False):
                 yield from self._files(Path(entry.path))
-            elif entry.is_file():
+            elif _is_file(entry):
                 yield Path(entry.path)
 
     def _blob(self, key: str, path: Path) -> Blob:
@@ -70,3 +72,11 @@ class LocalStorage:
             raise StorageUnavailable(f"cannot read {path}: {exc.strerror}") from exc
         # With the path: the same inode under another name is read elsewhere, and may be gone there.
         return Blob(key, stat.st_size, f"{stat.st_ino:x}-{stat.st_mtime_ns:x}-{path}")
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    # A link to itself, or to where we may not look.
+    except OSError:
+        return False

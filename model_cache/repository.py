@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 LISTING_TTL = 10.0
 """Seconds for which a listing is believed. Listing costs money (S3: 5 USD for a million) and a round trip."""
 
+_MAX_VERSION = 2**63 - 1
+
 
 class ServableId(NamedTuple):
     name: str
@@ -104,6 +106,11 @@ class ModelRepository:
         # Replaced as a whole, never changed in place, so that it can be read without the lock.
         self._versions: Mapping[int, ModelVersion] | None = None
         self._expires = 0.0
+        # How often `expire` was called, so that a listing begun before is not believed after.
+        self._expiries = 0
+        # How many listings have ended, and the error of the last if it was the first one that failed.
+        self._listings = 0
+        self._failure = ""
 
     def __str__(self) -> str:
         return f"{self.name} at {self._storage}"
@@ -114,15 +121,19 @@ class ModelRepository:
         Raises:
             StorageUnavailable: the storage cannot be listed and never could be.
         """
-        known = self._versions
+        known, listings = self._versions, self._listings
         if known is not None and self._clock() < self._expires:
             return known
         if not self._listing.acquire(blocking=known is None):
             assert known is not None
             return known
         try:
+            # Those who have waited for a first listing share its failure; one after the other they would wait long.
+            if self._versions is None and self._listings > listings:
+                raise StorageUnavailable(self._failure)
             return self._refresh()
         finally:
+            self._listings += 1
             self._listing.release()
 
     def find(self, version: int) -> ModelVersion:
@@ -139,21 +150,24 @@ class ModelRepository:
 
     def expire(self) -> None:
         """List again at the next call; for when what was listed has turned out not to be there."""
+        self._expiries += 1
         self._expires = 0.0
 
     def _refresh(self) -> Mapping[int, ModelVersion]:
-        known = self._versions
+        known, expiries = self._versions, self._expiries
         if known is not None and self._clock() < self._expires:
             return known
         try:
             found = self._keep_same(known or {}, self._list())
         except StorageUnavailable as exc:
             if known is None:
+                self._failure = str(exc)
                 raise
             logger.warning("%s: keeping the versions known: %s", self.name, exc)
             found = known
-        self._expires = self._clock() + self._ttl
         self._versions = found
+        if self._expiries == expiries:
+            self._expires = self._clock() + self._ttl
         return found
 
     def _list(self) -> Mapping[int, ModelVersion]:
@@ -161,10 +175,9 @@ class ModelRepository:
         prefixes: dict[int, str] = {}
         for blob in self._storage.list():
             directory, slash, _ = blob.key.partition("/")
-            # Plain ASCII digits; int() alone would take "+1", "1_0" and Arabic digits.
-            if not slash or not (directory.isascii() and directory.isdigit()) or len(directory) > 18:
+            version = _version(directory) if slash else None
+            if version is None:
                 continue
-            version = int(directory)
             # "007" and "7" are one version; the first found is it.
             if prefixes.setdefault(version, f"{directory}/") == f"{directory}/":
                 blobs[version].append(blob)
@@ -180,3 +193,11 @@ class ModelRepository:
     ) -> Mapping[int, ModelVersion]:
         """Prefer the objects we have, so that a cache's look-up of an unchanged version is an identity check."""
         return {number: known[number] if known.get(number) == version else version for number, version in found.items()}
+
+
+def _version(directory: str) -> int | None:
+    # ASCII digits alone; int() would take "+1", "1_0" and Arabic digits, and refuse very long ones.
+    if not (directory.isascii() and directory.isdigit()) or len(directory.lstrip("0")) > len(str(_MAX_VERSION)):
+        return None
+    version = int(directory)
+    return version if version <= _MAX_VERSION else None

@@ -20,6 +20,7 @@ from model_cache.errors import StorageUnavailable
 from model_cache.storage import MAX_BLOBS, Blob
 
 if TYPE_CHECKING:
+    from botocore.response import StreamingBody
     from types_boto3_s3 import S3Client
 
 CONNECT_TIMEOUT = 5.0
@@ -27,8 +28,12 @@ READ_TIMEOUT = 20.0
 """Seconds without a byte before a read is given up."""
 FETCH_TIMEOUT = 600.0
 """Seconds that one object may take as a whole; a server that trickles is not waited for for ever."""
-ATTEMPTS = 4
+_PAUSES = (0.1, 0.2, 0.4)
+ATTEMPTS = len(_PAUSES) + 1
+"""Of a request by the SDK, and of an object whose answer breaks off by us."""
 _CHUNK = 1 << 20
+# A redirect to nowhere makes the SDK look for the bucket's region until Python's stack ends.
+_ERRORS = (BotoCoreError, ClientError, RecursionError)
 
 
 def open(url: str, endpoint: str | None) -> S3Storage:
@@ -56,6 +61,9 @@ class S3Storage:
         count = 0
         try:
             for page in pages:
+                # Whatever else answers 200, such as a captive portal, has not said that there is nothing.
+                if "IsTruncated" not in page:
+                    raise StorageUnavailable(f"cannot list {self}: the answer is no listing; is this an S3 server?")
                 for item in page.get("Contents", []):
                     count += 1
                     if count > MAX_BLOBS:
@@ -63,30 +71,29 @@ class S3Storage:
                     # Consoles make "folders" as empty objects whose key ends in a slash.
                     if not item["Key"].endswith("/"):
                         yield Blob(item["Key"][len(self._prefix) :], item["Size"], item["ETag"])
-        except (BotoCoreError, ClientError) as exc:
+        except _ERRORS as exc:
             raise StorageUnavailable(f"cannot list {self}: {_reason(exc)}") from exc
 
     def fetch(self, blob: Blob, path: Path) -> None:
-        last = ATTEMPTS - 1
-        for attempt in range(ATTEMPTS):
+        for pause in (*_PAUSES, None):
             try:
                 return self._fetch_once(blob, path)
-            except ClientError as exc:
-                # The SDK has retried what the server may get over; what is left is an answer.
-                raise StorageUnavailable(f"cannot fetch {self._url(blob)}: {_reason(exc)}") from exc
-            except (BotoCoreError, _Short) as exc:
-                # Not the SDK's to retry: the answer had begun.
-                if attempt == last:
-                    raise StorageUnavailable(f"cannot fetch {self._url(blob)}: {_reason(exc)}") from exc
-                time.sleep(0.1 * 2**attempt)
+            except _Broken as exc:
+                if pause is None:
+                    raise StorageUnavailable(f"cannot fetch {self._url(blob)}: {exc}") from exc
+                time.sleep(pause)
 
     def _fetch_once(self, blob: Blob, path: Path) -> None:
         deadline = time.monotonic() + FETCH_TIMEOUT
-        # If-Match: bytes of another upload are an error, never part of this version.
-        answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + blob.key, IfMatch=blob.etag)
+        try:
+            # If-Match: bytes of another upload are an error, never part of this version.
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + blob.key, IfMatch=blob.etag)
+        except _ERRORS as exc:
+            # The SDK has tried again what that may help; what is left is final.
+            raise StorageUnavailable(f"cannot fetch {self._url(blob)}: {_reason(exc)}") from exc
         received = 0
         with closing(answer["Body"]) as body, path.open("wb") as file:
-            for chunk in body.iter_chunks(_CHUNK):
+            for chunk in _chunks(body):
                 received += len(chunk)
                 if received > blob.size:
                     break
@@ -96,14 +103,21 @@ class S3Storage:
                     )
                 file.write(chunk)
         if received != blob.size:
-            raise _Short(f"got {received} bytes, want {blob.size}")
+            raise _Broken(f"got {received} bytes, want {blob.size}")
 
     def _url(self, blob: Blob) -> str:
         return f"s3://{self._bucket}/{self._prefix}{blob.key}"
 
 
-class _Short(Exception):
-    """The answer was complete for HTTP and is not the object that was listed."""
+class _Broken(Exception):
+    """An answer that had begun well broke off, or is not the object that was listed. The SDK does not retry those."""
+
+
+def _chunks(body: StreamingBody) -> Iterator[bytes]:
+    try:
+        yield from body.iter_chunks(_CHUNK)
+    except BotoCoreError as exc:
+        raise _Broken(_reason(exc)) from exc
 
 
 def _client(endpoint: str | None) -> S3Client:
@@ -125,6 +139,7 @@ def _client(endpoint: str | None) -> S3Client:
 
 def _reason(exc: Exception) -> str:
     if not isinstance(exc, ClientError):
-        return str(exc) or type(exc).__name__
+        # Some of the SDK's messages have several lines.
+        return " ".join(str(exc).split()) or type(exc).__name__
     error = exc.response.get("Error", {})
     return f"{error.get('Code', 'unknown error')}: {error.get('Message', '')}".rstrip(": ")

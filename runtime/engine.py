@@ -22,8 +22,9 @@ from model_cache.cache import ModelCache
 from model_cache.download import LocalModel
 from model_cache.errors import LoadFailed
 from model_cache.repository import Contents, ModelVersion
-from runtime.codecs.dtypes import bfloat16, tf_name
+from runtime.codecs.dtypes import bfloat16
 from runtime.errors import InferenceFailed, InvalidRequest, Overloaded, SignatureNotFound
+from runtime.inputs import check_inputs
 from runtime.servable import Tensors
 from runtime.signature import DEFAULT_SIGNATURE, DYNAMIC, Dtype, Signature, TensorSpec
 
@@ -100,8 +101,7 @@ class OpenVinoLoader:
             return _core().compile_model(path, DEVICE, self._config)
         # OpenVINO's only error class.
         except RuntimeError as exc:
-            reason = _reason(exc).replace(f"{directory}/", "")
-            raise LoadFailed(f"cannot load {version} from {path.name}: {reason}") from exc
+            raise LoadFailed(f"cannot load {version} from {path.name}: {_reason(exc, directory)}") from exc
 
 
 class OpenVinoServable:
@@ -128,11 +128,11 @@ class OpenVinoServable:
     def predict(self, signature_name: str, inputs: Tensors) -> Tensors:
         if signature_name != DEFAULT_SIGNATURE:
             raise SignatureNotFound(f'Serving signature key "{signature_name}" not found.')
-        _check(self._signature.inputs, inputs)
+        check_inputs(self._signature.inputs, inputs)
+        # A tensor that shares an array's memory does not keep the array alive; this list does.
+        arrays = [np.require(inputs[name], requirements=["C", "W", "A"]) for name in self._signature.inputs]
         with self._borrow() as request:
-            for i, spec in enumerate(self._signature.inputs.values()):
-                request.set_input_tensor(i, _tensor(inputs[spec.name]))
-            self._infer(request)
+            self._infer(request, arrays)
             return {
                 spec.name: _array(request.get_output_tensor(i), spec)
                 for i, spec in enumerate(self._signature.outputs.values())
@@ -154,8 +154,10 @@ class OpenVinoServable:
         finally:
             self._requests.put(request)
 
-    def _infer(self, request: Any) -> None:
+    def _infer(self, request: Any, arrays: list[NDArray[Any]]) -> None:
         try:
+            for i, array in enumerate(arrays):
+                request.set_input_tensor(i, _tensor(array))
             request.infer()
         except RuntimeError as exc:
             # With open dimensions only the graph itself can tell which sizes go together.
@@ -178,9 +180,10 @@ def _model_file(version: ModelVersion, directory: Path) -> Path:
     raise LoadFailed(f"no model in {version}: want one .xml with its .bin, or one .onnx; found {names[:10]}")
 
 
-def _reason(exc: RuntimeError) -> str:
-    """Return what OpenVINO says less where in its sources it says so."""
-    lines = [line.strip() for line in str(exc).splitlines()]
+def _reason(exc: RuntimeError, directory: Path | None = None) -> str:
+    """Return what OpenVINO says, less where in its sources it says so and less the directory, which is our own."""
+    text = str(exc).replace(f"{directory}/", "") if directory else str(exc)
+    lines = [line.strip() for line in text.splitlines()]
     telling = [line for line in lines if line and not line.startswith(("Exception from ", "Check '"))]
     return " ".join(telling or lines)[:500]
 
@@ -214,28 +217,11 @@ def _dtype(kind: str, name: str, port: Any) -> Dtype:
     return np.dtype(_DTYPES[element_type])
 
 
-def _check(specs: Mapping[str, TensorSpec], inputs: Tensors) -> None:
-    if inputs.keys() != specs.keys():
-        extra, missing = sorted(inputs.keys() - specs.keys()), sorted(specs.keys() - inputs.keys())
-        raise InvalidRequest(
-            f"input size does not match signature: {len(inputs)}!={len(specs)} len({{{','.join(sorted(inputs))}}}) != "
-            f"len({{{','.join(sorted(specs))}}}). Sent extra: {{{','.join(extra)}}}. "
-            f"Missing but required: {{{','.join(missing)}}}."
-        )
-    for name, spec in specs.items():
-        array = inputs[name]
-        if array.dtype != spec.dtype:
-            raise InvalidRequest(f"input '{name}' has dtype {tf_name(array.dtype)}; want {tf_name(spec.dtype)}")
-        if not spec.admits(array.shape):
-            raise InvalidRequest(f"input '{name}' has shape {array.shape}; want {spec.shape}")
-
-
 def _tensor(array: NDArray[Any]) -> Any:
-    """Return the array as a tensor over the same memory, if it is of the kind that OpenVINO shares."""
-    array = np.require(array, requirements=["C", "W"])
-    if array.dtype == np.float16 or array.dtype.name != "bfloat16":
-        return openvino().Tensor(array, shared_memory=True)
-    return openvino().Tensor(array.view(np.uint16), list(array.shape), openvino().Type.bf16)
+    """Return a tensor over the array's memory, which must be contiguous, aligned, writable, and outlive it."""
+    if array.dtype.name == "bfloat16":
+        return openvino().Tensor(array.view(np.uint16), list(array.shape), openvino().Type.bf16)
+    return openvino().Tensor(array, shared_memory=True)
 
 
 def _array(tensor: Any, spec: TensorSpec) -> NDArray[Any]:

@@ -14,7 +14,9 @@ import grpc
 from runtime.codecs import schema, tensor_proto
 from runtime.codecs.dtypes import tf_number
 from runtime.codecs.model_json import SIGNATURE_DEF_MAP
-from runtime.errors import InvalidRequest
+from runtime.errors import InvalidRequest, SignatureNotFound
+from runtime.inputs import check_inputs
+from runtime.servable import Servable
 from runtime.server import ModelServer
 from runtime.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 from runtime.status import KNOWN, Code, code_of
@@ -48,6 +50,11 @@ def predict(server: ModelServer, request: Any) -> Any:
     name, version = _model(request)
     signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
     with server.lease(name, version) as lease:
+        signature = _signature(lease.servable, signature_name)
+        # Before any of them is decoded: a few bytes may stand for a large tensor.
+        check_inputs(
+            signature.inputs, {key: tensor_proto.decode_head(key, proto) for key, proto in request.inputs.items()}
+        )
         inputs = {key: tensor_proto.decode(key, proto) for key, proto in request.inputs.items()}
         outputs = lease.servable.predict(signature_name, inputs)
     response = schema.PredictResponse()
@@ -99,6 +106,12 @@ def _model(request: Any, *, reads_label: bool = True) -> tuple[str, int | None]:
     if choice == "version_label" and reads_label:
         raise InvalidRequest(f"Unrecognized servable version label: {spec.version_label[:100]}")
     return spec.name, spec.version.value if choice == "version" else None
+
+
+def _signature(servable: Servable, name: str) -> Signature:
+    if name not in servable.signatures:
+        raise SignatureNotFound(f'Serving signature key "{name[:100]}" not found.')
+    return servable.signatures[name]
 
 
 def _filter(wanted: Collection[str], outputs: Collection[str]) -> Collection[str]:
@@ -154,4 +167,8 @@ def _serialize(message: Any) -> bytes:
 
 
 def _cut(message: str) -> str:
-    return message if len(message) <= _MAX_DETAILS else f"{message[:_MAX_DETAILS]}...TRUNCATED"
+    # In bytes: details travel in a header, and a proxy has a limit for those.
+    encoded = message.encode(errors="replace")
+    if len(encoded) <= _MAX_DETAILS:
+        return encoded.decode()
+    return encoded[:_MAX_DETAILS].decode(errors="ignore") + "...TRUNCATED"

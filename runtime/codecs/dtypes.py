@@ -39,7 +39,8 @@ def bfloat16() -> Dtype:
 
 
 def tf_name(dtype: Dtype) -> str:
-    return _DTYPES[dtype.name][0]
+    """Return TensorFlow's name, or numpy's for what Decant does not carry."""
+    return _DTYPES[dtype.name][0] if dtype.name in _DTYPES else dtype.name
 
 
 def tf_number(dtype: Dtype) -> int:

@@ -64,10 +64,9 @@ def _batch_size(arrays: dict[str, NDArray[Any]]) -> int:
 
 
 def _plain(array: NDArray[Any]) -> NDArray[Any]:
-    """Return the array as orjson takes it: in C order, of a dtype it knows."""
-    if array.dtype.name == "bfloat16":
-        return array.astype(np.float32)
-    return np.ascontiguousarray(array) if array.ndim else array
+    """Return the array as orjson takes it: of a dtype it knows, in this machine's byte order, row by row."""
+    dtype = np.dtype(np.float32) if array.dtype.name == "bfloat16" else array.dtype.newbyteorder("=")
+    return array.astype(dtype, order="C", copy=False)
 
 
 def _value(array: NDArray[Any]) -> Any:

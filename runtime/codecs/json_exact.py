@@ -105,20 +105,33 @@ def _named_column(rows: list[Json], spec: TensorSpec) -> NDArray[Any]:
 
 
 def _stack(rows: list[Json], spec: TensorSpec, where: Callable[[int], str]) -> NDArray[Any]:
-    slices: list[NDArray[Any]] = []
+    shape: list[int] = []
+    # Of all rows: an array of its own for each would take many times the memory of a short row.
+    flat: list[Json] = []
     for i, row in enumerate(rows):
         try:
-            array = _tensor(row, spec)
-            if slices and array.shape != slices[0].shape:
-                raise InvalidRequest(f"Expecting shape {_brackets(slices[0])} but got: {_brackets(array)}")
+            if i == 0:
+                shape = _shape(row, spec, MAX_RANK - 1)
+            _check_first(row, shape)
+            _flatten(row, shape, 0, spec, flat)
         except InvalidRequest as exc:
             raise InvalidRequest(f"{where(i)} Error: INVALID_ARGUMENT: {exc}") from None
-        slices.append(array)
-    return np.stack(slices)
+    return _array(flat, spec).reshape([len(rows), *shape])
 
 
-def _brackets(array: NDArray[Any]) -> str:
-    return f"[{','.join(map(str, array.shape))}]"
+def _check_first(row: Json, shape: list[int]) -> None:
+    """Refuse a list whose first elements show another shape; what else may be wrong is found on the way through."""
+    given: list[int] = []
+    inner = row
+    while isinstance(inner, list) and len(given) <= len(shape):
+        given.append(len(inner))
+        inner = inner[0] if inner else None
+    if given != shape:
+        raise InvalidRequest(f"Expecting shape {_brackets(shape)} but got: {_brackets(given)}")
+
+
+def _brackets(shape: list[int]) -> str:
+    return f"[{','.join(map(str, shape))}]"
 
 
 def _read_columns(columns: Json, specs: Mapping[str, TensorSpec]) -> Tensors:
@@ -140,18 +153,23 @@ def _wanted(specs: Mapping[str, TensorSpec]) -> str:
 
 
 def _tensor(value: Json, spec: TensorSpec) -> NDArray[Any]:
-    shape: list[int] = []
-    inner = value
-    while isinstance(inner, list):
-        shape.append(len(inner))
-        if len(shape) > MAX_RANK:
-            raise InvalidRequest(f"lists are nested more than {MAX_RANK} deep; want shape {spec.shape}")
-        if not inner:
-            break
-        inner = inner[0]
+    shape = _shape(value, spec, MAX_RANK)
     flat: list[Json] = []
     _flatten(value, shape, 0, spec, flat)
     return _array(flat, spec).reshape(shape)
+
+
+def _shape(value: Json, spec: TensorSpec, max_rank: int) -> list[int]:
+    """Return the shape that the first elements show."""
+    shape: list[int] = []
+    while isinstance(value, list):
+        shape.append(len(value))
+        if len(shape) > max_rank:
+            raise InvalidRequest(f"lists are nested more than {MAX_RANK} deep; want shape {spec.shape}")
+        if not value:
+            break
+        value = value[0]
+    return shape
 
 
 def _flatten(value: Json, shape: list[int], level: int, spec: TensorSpec, flat: list[Json]) -> None:

@@ -41,15 +41,17 @@ def parse(body: bytes) -> Document | None:
         return None
     if not isinstance(root, simdjson.Object):
         return None
-    rows, columns = root.get("instances"), root.get("inputs")
+    is_row = "instances" in root
     name = root.get("signature_name", DEFAULT_SIGNATURE)
-    if (rows is None) == (columns is None) or not isinstance(name, str) or not name:
+    if is_row == ("inputs" in root) or not isinstance(name, str) or not name:
         return None
-    data = columns if rows is None else rows
-    return Document(name, rows is not None, data, body.count(b"["))
+    return Document(name, is_row, root["instances" if is_row else "inputs"], body.count(b"["))
 
 
 def read(document: Document, is_row: bool, specs: Mapping[str, TensorSpec]) -> Tensors | None:
+    # simdjson has no buffers of booleans, and to Python they are numbers.
+    if any(spec.dtype == np.bool_ for spec in specs.values()):
+        return None
     try:
         if is_row:
             return _read_rows(document, specs)
@@ -133,7 +135,7 @@ def _numbers(column: list[Any], spec: TensorSpec) -> NDArray[Any]:
 
 def _tensor(value: Any, spec: TensorSpec) -> tuple[NDArray[Any], int]:
     """Return the array of a list of rank 1 or more, and of how many lists it consists."""
-    if not isinstance(value, simdjson.Array) or spec.dtype == np.bool_:
+    if not isinstance(value, simdjson.Array):
         raise _Irregular
     shape = _shape(value)
     _check_lengths(value, shape)

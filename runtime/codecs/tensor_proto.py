@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import math
 import struct
-from typing import Any
+import sys
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from google.protobuf.unknown_fields import UnknownFieldSet
@@ -42,25 +44,50 @@ _FIELDS: dict[str, tuple[str, Dtype]] = {
     "float16": _BITS,
     "bfloat16": _BITS,
 }
-# The fields that the schema declares as bytes: number on the wire, and the struct of one value that came unpacked,
-# of which protobuf's unknown fields give the bits as an integer.
-_PACKED = {"float_val": (5, "<I"), "double_val": (6, "<Q")}
+# The fields that the schema declares as bytes: number on the wire; and of one value that comes unpacked, the wire type
+# (5: 32 bits, 1: 64 bits) and the struct of the integer that protobuf's unknown fields give for it.
+_PACKED = {"float_val": (5, 5, "<I"), "double_val": (6, 1, "<Q")}
+
+
+class Head(NamedTuple):
+    """What a message says of its tensor, before any of its values is touched."""
+
+    dtype: Dtype
+    shape: tuple[int, ...]
+
+
+def decode_head(name: str, proto: Any) -> Head:
+    """Return the dtype and shape.
+
+    Raises:
+        InvalidRequest: the dtype is none that Decant carries, or the shape none that a tensor can have.
+    """
+    dtype = from_tf_number(proto.dtype)
+    if dtype is None:
+        raise InvalidRequest(f"tensor parsing error: {name}: DataType {proto.dtype} is not supported")
+    shape = tuple(dim.size for dim in proto.tensor_shape.dim)
+    if proto.tensor_shape.unknown_rank or min(shape, default=0) < 0 or len(shape) > MAX_RANK:
+        given = "unknown" if proto.tensor_shape.unknown_rank else str(shape)[:100]
+        raise InvalidRequest(
+            f"tensor parsing error: {name}: shape is {given}; want at most {MAX_RANK} sizes, none below 0"
+        )
+    # numpy's limit, which it applies to the other sizes of an empty array too.
+    if math.prod(size for size in shape if size) * dtype.itemsize > sys.maxsize:
+        raise InvalidRequest(f"tensor parsing error: {name}: shape {str(shape)[:100]} has too many elements")
+    return Head(dtype, shape)
 
 
 def decode(name: str, proto: Any) -> NDArray[Any]:
     """Return the array; it may be read-only, a view of the message's bytes.
 
     Raises:
-        InvalidRequest: the dtype is none that Decant carries, or shape and values contradict each other.
+        InvalidRequest: as `decode_head`, or shape and values contradict each other.
     """
-    dtype = from_tf_number(proto.dtype)
-    if dtype is None:
-        raise InvalidRequest(f"tensor parsing error: {name}: DataType {proto.dtype} is not supported")
-    shape = _shape(name, proto.tensor_shape)
+    dtype, shape = decode_head(name, proto)
     count = math.prod(shape)
     if proto.tensor_content:
         return _from_content(name, proto.tensor_content, dtype, count).reshape(shape)
-    values = _typed(proto, dtype)
+    values = _typed(name, proto, dtype)
     if count > len(values) and count * dtype.itemsize > MAX_REPEATED:
         raise InvalidRequest(
             f"tensor parsing error: {name}: {len(values)} values for shape {shape}; "
@@ -86,16 +113,6 @@ def encode(array: NDArray[Any], proto: Any) -> None:
         getattr(proto, field).extend(bits.ravel().tolist())
 
 
-def _shape(name: str, proto: Any) -> tuple[int, ...]:
-    shape = tuple(dim.size for dim in proto.dim)
-    if proto.unknown_rank or min(shape, default=0) < 0 or len(shape) > MAX_RANK:
-        given = "unknown" if proto.unknown_rank else str(shape)[:100]
-        raise InvalidRequest(
-            f"tensor parsing error: {name}: shape is {given}; want at most {MAX_RANK} sizes, none below 0"
-        )
-    return shape
-
-
 def _from_content(name: str, content: bytes, dtype: Dtype, count: int) -> NDArray[Any]:
     if len(content) != count * dtype.itemsize:
         raise InvalidRequest(
@@ -109,26 +126,36 @@ def _from_content(name: str, content: bytes, dtype: Dtype, count: int) -> NDArra
     return np.frombuffer(content, dtype)
 
 
-def _typed(proto: Any, dtype: Dtype) -> NDArray[Any]:
+def _typed(name: str, proto: Any, dtype: Dtype) -> NDArray[Any]:
     field, wire = _FIELDS[dtype.name]
     if field in _PACKED:
-        return _packed(proto, field, wire)
+        return _packed(name, proto, field, wire)
     values = np.array(getattr(proto, field), wire)
     if field == "half_val":
         return values.astype(np.uint16).view(dtype)
     return values.astype(dtype)
 
 
-def _packed(proto: Any, field: str, wire: Dtype) -> NDArray[Any]:
-    chunks = b"".join(getattr(proto, field))
-    number, bits = _PACKED[field]
+def _packed(name: str, proto: Any, field: str, wire: Dtype) -> NDArray[Any]:
+    chunks = list(getattr(proto, field))
+    single = list(_unpacked(proto, field))
+    if chunks and single:
+        # Both are legal, also together, but which came first is not to be told any more.
+        raise InvalidRequest(f"tensor parsing error: {name}: {field} is packed in part; want all of it or none")
+    for chunk in chunks or single:
+        if len(chunk) % wire.itemsize:
+            raise InvalidRequest(
+                f"tensor parsing error: {name}: {field} has {len(chunk)} bytes; want a multiple of {wire.itemsize}"
+            )
+    return np.frombuffer(b"".join(chunks or single), wire)
+
+
+def _unpacked(proto: Any, field: str) -> Iterator[bytes]:
+    number, wire_type, bits = _PACKED[field]
     unknowns: Any = UnknownFieldSet(proto)
     for unknown in unknowns:
-        if unknown.field_number == number and isinstance(unknown.data, int):
-            chunks += struct.pack(bits, unknown.data)
-    if len(chunks) % wire.itemsize:
-        raise InvalidRequest(f"{field} has {len(chunks)} bytes; want a multiple of {wire.itemsize}")
-    return np.frombuffer(chunks, wire)
+        if (unknown.field_number, unknown.wire_type) == (number, wire_type):
+            yield struct.pack(bits, unknown.data)
 
 
 def _fill(values: NDArray[Any], count: int, dtype: Dtype) -> NDArray[Any]:

@@ -1,0 +1,648 @@
+"""The cache's promises: one load at a time, leases, the budget, eviction, failures, retiring; then all at once."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import random
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+
+from model_cache.cache import ModelCache
+from model_cache.errors import CacheFull, LoadFailed, LoadPending, ModelTooLarge, StorageUnavailable
+from tests.fakes import PATIENCE, Clock, FakeLoader, Thing, until
+
+Cache = ModelCache[str, Thing]
+MakeCache = Callable[..., tuple[FakeLoader, Cache]]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def make_cache(clock: Clock) -> Iterator[MakeCache]:
+    """Make caches which, closed after the test, must have closed all they loaded and have broken no promise."""
+    made: list[tuple[FakeLoader, Cache]] = []
+
+    def make(sizes: Mapping[str, int], budget: int = 100) -> tuple[FakeLoader, Cache]:
+        loader = FakeLoader(sizes, budget)
+        made.append((loader, ModelCache(loader, budget, failure_ttl=30, clock=clock)))
+        return made[-1]
+
+    yield make
+    for loader, cache in made:
+        cache.close()
+        assert loader.violations == []
+        assert loader.present == []
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(16) as pool:
+        yield pool
+
+
+def use(cache: Cache, key: str, timeout: float | None = None) -> Thing:
+    """Lease and release."""
+    with cache.lease(key, timeout) as thing, thing.in_use():
+        return thing
+
+
+def start_and_wait(pool: ThreadPoolExecutor, cache: Cache, loading: str, waiters: int) -> list[Future[Thing]]:
+    """Let one thread load and others wait for it; return when all do."""
+    futures = [pool.submit(use, cache, loading) for _ in range(1 + waiters)]
+    until(lambda: f"[{loading} loading {1 + waiters}]" in repr(cache))
+    return futures
+
+
+def test_many_callers_share_one_load(make_cache: MakeCache, pool: ThreadPoolExecutor) -> None:
+    loader, cache = make_cache({"a": 10})
+    gate = loader.hold("load a")
+    futures = start_and_wait(pool, cache, "a", waiters=15)
+    gate.open()
+    assert len({future.result(PATIENCE) for future in futures}) == 1
+    assert loader.events == ["load a"]
+    assert repr(cache) == "<ModelCache 10/100 [a loaded 0]>"
+
+
+def test_different_things_load_at_the_same_time(make_cache: MakeCache, pool: ThreadPoolExecutor) -> None:
+    loader, cache = make_cache({"a": 10, "b": 10})
+    gates = [loader.hold("load a"), loader.hold("load b")]
+    futures = [pool.submit(use, cache, key) for key in "ab"]
+    for gate in gates:
+        gate.wait_until_reached()
+    for gate in gates:
+        gate.open()
+    assert [future.result(PATIENCE).key for future in futures] == ["a", "b"]
+
+
+def test_a_hit_is_not_held_up_by_a_load(make_cache: MakeCache, pool: ThreadPoolExecutor) -> None:
+    loader, cache = make_cache({"a": 10, "b": 10})
+    there = use(cache, "a")
+    gate = loader.hold("load b")
+    loading = pool.submit(use, cache, "b")
+    gate.wait_until_reached()
+    assert use(cache, "a") is there
+    gate.open()
+    loading.result(PATIENCE)
+
+
+def test_waiters_share_the_failure_and_nothing_of_it_stays(make_cache: MakeCache, pool: ThreadPoolExecutor) -> None:
+    loader, cache = make_cache({"a": 10})
+    gate = loader.hold("load a")
+    loader.load_errors["a"] = ValueError("no such operator")
+    futures = start_and_wait(pool, cache, "a", waiters=5)
+    gate.open()
+    assert [str(future.exception(PATIENCE)) for future in futures] == ["no such operator"] * 6
+    assert loader.events == ["load a"]
+    assert repr(cache) == "<ModelCache 0/100 []>"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1), GeneratorExit()])
+def test_a_load_that_is_interrupted_leaves_nobody_waiting(
+    make_cache: MakeCache, pool: ThreadPoolExecutor, error: BaseException
+) -> None:
+    loader, cache = make_cache({"a": 10})
+    gate = loader.hold("load a")
+    loader.load_errors["a"] = error
+    futures = start_and_wait(pool, cache, "a", waiters=2)
+    gate.open()
+    assert all(future.exception(PATIENCE) is not None for future in futures)
+    assert repr(cache) == "<ModelCache 0/100 []>"
+    del loader.load_errors["a"]
+    assert use(cache, "a").key == "a"
+
+
+def test_a_broken_model_is_not_tried_again_for_a_while(make_cache: MakeCache, clock: Clock) -> None:
+    loader, cache = make_cache({"a": 10})
+    loader.load_errors["a"] = LoadFailed("no model in a")
+    for _ in range(3):
+        with pytest.raises(LoadFailed, match=r"^no model in a$"):
+            use(cache, "a")
+    clock.now += 29.9
+    with pytest.raises(LoadFailed):
+        use(cache, "a")
+    assert loader.events == ["load a"]
+    del loader.load_errors["a"]
+    clock.now += 0.1
+    use(cache, "a")
+    assert loader.events == ["load a", "load a"]
+
+
+@pytest.mark.parametrize("error", [StorageUnavailable("no network"), RuntimeError("a bug"), TimeoutError()])
+def test_what_may_be_over_by_now_is_tried_again_at_once(make_cache: MakeCache, error: Exception) -> None:
+    loader, cache = make_cache({"a": 10})
+    loader.load_errors["a"] = error
+    with pytest.raises(type(error)):
+        use(cache, "a")
+    del loader.load_errors["a"]
+    use(cache, "a")
+    assert loader.events == ["load a", "load a"]
+
+
+def test_the_last_failure_is_told_until_a_load_succeeds(make_cache: MakeCache, clock: Clock) -> None:
+    loader, cache = make_cache({"a": 10, "b": 10})
+    error = loader.load_errors["a"] = LoadFailed("no model in a")
+    assert cache.failure("a") is None
+    with pytest.raises(LoadFailed):
+        use(cache, "a")
+    clock.now += 1e6
+    assert str(cache.failure("a")) == str(error)
+    assert isinstance(cache.failure("a"), LoadFailed)
+    assert cache.failure("b") is None
+    del loader.load_errors["a"]
+    use(cache, "a")
+    assert cache.failure("a") is None
+
+
+def test_a_model_known_to_be_broken_evicts_nothing(make_cache: MakeCache) -> None:
+    loader, cache = make_cache({"bad": 60, "a": 60})
+    loader.load_errors["bad"] = LoadFailed("no model in bad")
+    with pytest.raises(LoadFailed):
+        use(cache, "bad")
+    use(cache, "a")
+    with pytest.raises(LoadFailed):
+        use(cache, "bad")
+    assert repr(cache) == "<ModelCache 60/100 [a loaded 0]>"
+
+
+def test_memory_of_failures_is_bounded(make_cache: MakeCache) -> None:
+    keys = [f"m{number}" for number in range(3000)]
+    loader, cache = make_cache(dict.fromkeys(keys, 1))
+    loader.load_errors.update((key, LoadFailed(key)) for key in keys)
+    for key in keys:
+        with pytest.raises(LoadFailed):
+            use(cache, key)
+    assert sum(cache.failure(key) is not None for key in keys) < 2000
+    assert cache.failure(keys[-1]) is not None
+
+
+class Body:
+    """A request's body; unlike bytes it can be watched."""
+
+
+def test_a_remembered_failure_does_not_keep_the_request_that_met_it(
+    make_cache: MakeCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    # pytest keeps what is logged, and that the error.
+    caplog.set_level(logging.CRITICAL)
+    loader, cache = make_cache({"a": 10})
+
+    def predict(body: Body) -> None:
+        with pytest.raises(LoadFailed):
+            use(cache, "a")
+
+    loader.load_errors["a"] = LoadFailed("no model in a")
+    for _ in ("the failure itself", "the memory of it"):
+        body = Body()
+        watched = weakref.ref(body)
+        predict(body)
+        # From here on only the cache can know it.
+        loader.load_errors.clear()
+        del body
+        gc.collect()
+        assert watched() is None
+
+
+def test_a_leased_thing_is_never_evicted(make_cache: MakeCache) -> None:
+    loader, cache = make_cache({"a": 60, "b": 60})
+    with cache.lease("a") as thing, thing.in_use():
+        with pytest.raises(CacheFull, match="b needs 60 bytes; 60 of 100"):
+            use(cache, "b")
+        assert repr(cache) == "<ModelCache 60/100 [a loaded 1]>"
+    use(cache, "b")
+    assert loader.events == ["load a", "close a", "load b"]
+
+
+def test_one_of_two_leases_is_enough_to_keep_a_thing(make_cache: MakeCache) -> None:
+    _, cache = make_cache({"a": 60, "b": 60})
+    with cache.lease("a") as thing, thing.in_use():
+        use(cache, "a")
+        with pytest.raises(CacheFull):
+            use(cache, "b")
+
+
+def test_what_is_loading_counts_as_leased_and_used(make_cache: MakeCache, pool: ThreadPoolExecutor) -> None:
+    loader, cache = make_cache({"a": 60, "b": 60})
+    gate = loader.hold("load a")
+    loading = pool.submit(use, cache, "a")
+    gate.wait_until_reached()
+    assert repr(cache) == "<ModelCache 60/100 [a loading 1]>"
+    with pytest.raises(CacheFull):
+        use(cache, "b")
+    gate.open()
+    loading.result(PATIENCE)
+
+
+def test_the_least_recently_leased_goes_first(make_cache: MakeCache) -> None:
+    loader, cache = make_cache({"a": 30, "b": 30, "c": 30, "d": 30, "e": 30})
+    for key in "abcad":
+        use(cache, key)
+    assert repr(cache) == "<ModelCache 90/100 [c loaded 0, a loaded 0, d loaded 0]>"
+    use(cache, "e")
+    assert loader.events[-4:] == ["close b", "load d", "close c", "load e"]
+
+
+def test_recency_is_of_the_lease_not_of_its_end(make_cache: MakeCache) -> None:
+    _, cache = make_cache({"a": 40, "b": 40, "c": 40})
+    with cache.lease("a"):
+        use(cache, "b")
+    use(cache, "c")
+    assert repr(cache) == "<ModelCache 80/100 [b loaded 0, c loaded 0]>"
+
+
+def test_a_leased_one_is_passed_over_for_an_idle_one_leased_later(make_cache: MakeCache) -> None:
+    _, cache = make_cache({"a": 40, "b": 40, "c": 40})
+    with cache.lease("a") as thing, thing.in_use():
+        use(cache, "b")
+        use(cache, "c")
+        assert repr(cache) == "<ModelCache 80/100 [a loaded 1, c loaded 0]>"
+
+
+def test_no_more_is_evicted_than_has_to_be(make_cache: MakeCache) -> None:
+    _, cache = make_cache({"a": 30, "b": 30, "c": 30, "d": 40})
+    for key in "abcd":
+        use(cache, key)
+    assert repr(cache) == "<ModelCache 100/100 [b loaded 0, c loaded 0, d loaded 0]>"
+
+
+def test_a_thing_as_large_as_the_budget_fits_it(make_cache: MakeCache) -> None:
+    loader, cache = make_cache({"a": 1, "all": 100})
+    use(cache, "a")
+    use(cache, "all")
+    assert loader.events == ["load a", "close a", "load all"]
+
+
+def test_a_thing_larger_than_the_budget_is_refused_and_evicts_nothing(make_cache: MakeCache) -> None:
+    loader, cache = make_cache({"a": 50, "b": 101})
+    use(cache, "a")
+    with pytest.raises(ModelTooLarge, match="b needs 101 bytes; the whole budget is 100"):
+        use(cache, "b")
+    assert loader.events == ["load a"]
+
+
+def test_when_evicting_all_that_is_idle_would_not_do_nothing_is_evicted(make_cache: MakeCache) -> None:
+    loader, cache = make_cache({"idle": 20, "a": 60, "b": 60})
+    use(cache, "idle")
+    with cache.lease("a"), pytest.raises(CacheFull):
+        use(cache, "b")
+    assert loader.events == ["load idle", "load a"]
+
+
+def test_refusals_are_not_failures_of_the_model(make_cache: MakeCache) -> None:
+    _, cache = make_cache({"a": 60, "b": 60})
+    with cache.lease("a"), pytest.raises(CacheFull):
+        use(cache, "b")
+    assert cache.failure("b") is None
+    use(cache, "b")
+
+
+def test_a_load_begins_only_when_its_victims_are_closed(make_cache: MakeCache, pool: ThreadPoolExecutor) -> None:
+    loader, cache = make_cache({"a": 60, "b": 30, "c": 90})
+    use(cache, "a")
+    use(cache, "b")
+    gate = loader.hold("close a")
+    newcomer = pool.submit(use, cache, "c")
+    gate.wait_until_reached()
+    assert repr(cache) == "<ModelCache 90/100 [c loading 1]>"
+    assert "load c" not in loader.events
+    gate.open()
+    newcomer.result(PATIENCE)
+    assert set(loader.events[2:4]) == {"close a", "close b"}
+    assert loader.events[4:] == ["load c"]
+
+
+def test_of_two_loads_neither_begins_in_the_room_of_what_the_other_still_closes(
+    make_cache: MakeCache, pool: ThreadPoolExecutor
+) -> None:
+    loader, cache = make_cache({"a": 40, "b": 40, "c": 60, "d": 40})
+    use(cache, "a")
+    use(cache, "b")
+    closing, loading = loader.hold("close a"), loader.hold("load d")
+    first = pool.submit(use, cache, "c")
+    closing.wait_until_reached()
+    # Admitted: c and d are 100 of 100, by the room of a and b. But a is still there.
+    second = pool.submit(use, cache, "d")
+    until(lambda: "close b" in loader.events)
+    assert not loading.reached.wait(0.1)
+    closing.open()
+    loading.open()
+    assert [first.result(PATIENCE).key, second.result(PATIENCE).key] == ["c", "d"]
+
+
+def test_a_load_waits_for_what_a_release_is_closing(make_cache: MakeCache, pool: ThreadPoolExecutor) -> None:
+    loader, cache = make_cache({"a": 60, "b": 60})
+    use(cache, "a")
+    closing, loading = loader.hold("close a"), loader.hold("load b")
+    retiring = pool.submit(cache.retire, "a")
+    closing.wait_until_reached()
+    newcomer = pool.submit(use, cache, "b")
+    assert not loading.reached.wait(0.1)
+    closing.open()
+    loading.open()
+    retiring.result(PATIENCE)
+    newcomer.result(PATIENCE)
+    assert loader.events == ["load a", "close a", "load b"]
+
+
+def test_an_estimate_too_high_is_corrected_once_loaded(make_cache: MakeCache) -> None:
+    loader, cache = make_cache({"a": 10, "b": 50})
+    loader.estimates["a"] = 90
+    with cache.lease("a") as thing, thing.in_use():
+        assert repr(cache) == "<ModelCache 10/100 [a loaded 1]>"
+        use(cache, "b")
+    cache.retire("a")
+    assert repr(cache) == "<ModelCache 50/100 [b loaded 0]>"
+
+
+def test_an_estimate_too_low_costs_the_idle_their_place(make_cache: MakeCache) -> None:
+    loader, cache = make_cache({"idle": 40, "kept": 10, "a": 70}, budget=100)
+    loader.estimates["a"] = 50
+    use(cache, "idle")
+    use(cache, "kept")
+    with cache.lease("a"):
+        assert repr(cache) == "<ModelCache 80/100 [kept loaded 0, a loaded 1]>"
+    assert loader.events == ["load idle", "load kept", "load a", "close idle"]
+    # The loader is the one who broke a promise.
+    assert loader.violations == ["120 bytes are in use, of 100"]
+    loader.violations.clear()
+
+
+def test_an_estimate_of_what_failed_is_given_back(make_cache: MakeCache) -> None:
+    loader, cache = make_cache({"a": 60, "b": 60})
+    loader.load_errors["a"] = LoadFailed("no model in a")
+    with pytest.raises(LoadFailed):
+        use(cache, "a")
+    use(cache, "b")
+    assert loader.events == ["load a", "load b"]
+
+
+def test_an_idle_thing_is_closed_as_it_retires(make_cache: MakeCache) -> None:
+    loader, cache = make_cache({"a": 10})
+    use(cache, "a")
+    cache.retire("a")
+    assert loader.events == ["load a", "close a"]
+    assert repr(cache) == "<ModelCache 0/100 []>"
+    use(cache, "a")
+    assert loader.events == ["load a", "close a", "load a"]
+
+
+def test_retiring_what_is_not_there_does_nothing(make_cache: MakeCache) -> None:
+    loader, cache = make_cache({"a": 10})
+    cache.retire("a")
+    assert loader.events == []
+
+
+def test_a_leased_thing_that_retires_is_closed_by_the_last_one_out(make_cache: MakeCache) -> None:
+    loader, cache = make_cache({"a": 10})
+    with cache.lease("a") as first, first.in_use():
+        with cache.lease("a") as second, second.in_use():
+            cache.retire("a")
+            assert not cache.is_loaded("a")
+            # Its bytes are in use as long as it is.
+            assert repr(cache) == "<ModelCache 10/100 []>"
+        assert loader.events == ["load a"]
+    assert loader.events == ["load a", "close a"]
+    assert repr(cache) == "<ModelCache 0/100 []>"
+
+
+def test_a_lease_after_retiring_gets_a_new_thing(make_cache: MakeCache) -> None:
+    loader, cache = make_cache({"a": 10})
+    with cache.lease("a") as old, old.in_use():
+        cache.retire("a")
+        with cache.lease("a") as new, new.in_use():
+            assert new is not old
+            assert repr(cache) == "<ModelCache 20/100 [a loaded 1]>"
+    assert loader.events == ["load a", "load a", "close a"]
+    assert repr(cache) == "<ModelCache 10/100 [a loaded 0]>"
+
+
+def test_what_retires_while_it_loads_serves_those_who_wait_and_is_closed(
+    make_cache: MakeCache, pool: ThreadPoolExecutor
+) -> None:
+    loader, cache = make_cache({"a": 10})
+    gate = loader.hold("load a")
+    futures = start_and_wait(pool, cache, "a", waiters=3)
+    cache.retire("a")
+    assert not cache.is_loading("a")
+    gate.open()
+    assert len({future.result(PATIENCE) for future in futures}) == 1
+    assert loader.events == ["load a", "close a"]
+    assert repr(cache) == "<ModelCache 0/100 []>"
+
+
+def test_what_retires_while_it_loads_and_then_fails_is_gone(make_cache: MakeCache, pool: ThreadPoolExecutor) -> None:
+    loader, cache = make_cache({"a": 10})
+    gate = loader.hold("load a")
+    loader.load_errors["a"] = StorageUnavailable("gone")
+    futures = start_and_wait(pool, cache, "a", waiters=3)
+    cache.retire("a")
+    gate.open()
+    assert [str(future.exception(PATIENCE)) for future in futures] == ["gone"] * 4
+    assert repr(cache) == "<ModelCache 0/100 []>"
+
+
+def test_a_caller_whose_patience_is_over_leaves_the_load_going(make_cache: MakeCache, pool: ThreadPoolExecutor) -> None:
+    loader, cache = make_cache({"a": 10})
+    gate = loader.hold("load a")
+    loading = pool.submit(use, cache, "a")
+    gate.wait_until_reached()
+    with pytest.raises(LoadPending, match=r"a is still loading after 0\.01 s"):
+        use(cache, "a", timeout=0.01)
+    assert repr(cache) == "<ModelCache 10/100 [a loading 1]>"
+    gate.open()
+    thing = loading.result(PATIENCE)
+    assert use(cache, "a", timeout=0) is thing
+    assert loader.events == ["load a"]
+
+
+def test_a_load_that_itself_times_out_is_no_lack_of_patience(make_cache: MakeCache, pool: ThreadPoolExecutor) -> None:
+    loader, cache = make_cache({"a": 10})
+    gate = loader.hold("load a")
+    loader.load_errors["a"] = TimeoutError("the driver did not answer")
+    loading = pool.submit(use, cache, "a", PATIENCE)
+    gate.wait_until_reached()
+    waiting = pool.submit(use, cache, "a", PATIENCE)
+    until(lambda: "[a loading 2]" in repr(cache))
+    gate.open()
+    for future in (loading, waiting):
+        assert str(future.exception(PATIENCE)) == "the driver did not answer"
+
+
+def test_what_goes_on_in_a_cache_can_be_read_from_its_repr(make_cache: MakeCache, pool: ThreadPoolExecutor) -> None:
+    loader, cache = make_cache({"resnet/1": 40, "resnet/2": 40, "bert/7": 50})
+    assert repr(cache) == "<ModelCache 0/100 []>"
+    use(cache, "resnet/1")
+    assert repr(cache) == "<ModelCache 40/100 [resnet/1 loaded 0]>"
+    gate = loader.hold("load resnet/2")
+    loading = pool.submit(use, cache, "resnet/2")
+    gate.wait_until_reached()
+    assert repr(cache) == "<ModelCache 80/100 [resnet/1 loaded 0, resnet/2 loading 1]>"
+    with cache.lease("resnet/1"):
+        assert repr(cache) == "<ModelCache 80/100 [resnet/2 loading 1, resnet/1 loaded 1]>"
+        gate.open()
+        loading.result(PATIENCE)
+        assert repr(cache) == "<ModelCache 80/100 [resnet/2 loaded 0, resnet/1 loaded 1]>"
+        use(cache, "bert/7")
+        assert repr(cache) == "<ModelCache 90/100 [resnet/1 loaded 1, bert/7 loaded 0]>"
+    cache.retire("bert/7")
+    assert repr(cache) == "<ModelCache 40/100 [resnet/1 loaded 0]>"
+
+
+def test_states_are_told_as_they_are(make_cache: MakeCache, pool: ThreadPoolExecutor) -> None:
+    loader, cache = make_cache({"a": 10})
+    assert (cache.is_loading("a"), cache.is_loaded("a")) == (False, False)
+    gate = loader.hold("load a")
+    loading = pool.submit(use, cache, "a")
+    gate.wait_until_reached()
+    assert (cache.is_loading("a"), cache.is_loaded("a")) == (True, False)
+    gate.open()
+    loading.result(PATIENCE)
+    assert (cache.is_loading("a"), cache.is_loaded("a")) == (False, True)
+
+
+def test_close_closes_the_idle_at_once_and_the_others_as_they_are_released(
+    make_cache: MakeCache, pool: ThreadPoolExecutor
+) -> None:
+    loader, cache = make_cache({"idle": 10, "leased": 10, "loading": 10})
+    use(cache, "idle")
+    gate = loader.hold("load loading")
+    loading = pool.submit(use, cache, "loading")
+    gate.wait_until_reached()
+    with cache.lease("leased") as thing, thing.in_use():
+        cache.close()
+        assert loader.present == ["leased", "loading"]
+    assert loader.present == ["loading"]
+    gate.open()
+    loading.result(PATIENCE)
+    assert loader.present == []
+
+
+def test_close_closes_all_even_if_one_of_them_cannot_be(make_cache: MakeCache) -> None:
+    loader, cache = make_cache({"a": 10, "b": 10, "c": 10})
+    for key in "abc":
+        use(cache, key)
+    loader.close_errors["a"] = OSError("the files are gone")
+    with contextlib.suppress(OSError):
+        cache.close()
+    assert loader.present == []
+
+
+def test_a_victim_that_cannot_be_closed_neither_fails_the_newcomer_nor_keeps_its_room(make_cache: MakeCache) -> None:
+    loader, cache = make_cache({"a": 30, "b": 30, "c": 90})
+    use(cache, "a")
+    use(cache, "b")
+    loader.close_errors.update(a=OSError("the files are gone"), b=OSError("the files are gone"))
+    assert use(cache, "c").key == "c"
+    assert set(loader.events[2:4]) == {"close a", "close b"}
+    assert repr(cache) == "<ModelCache 90/100 [c loaded 0]>"
+
+
+def test_what_was_done_with_a_lease_is_not_undone_by_a_close_that_fails(make_cache: MakeCache) -> None:
+    loader, cache = make_cache({"a": 30})
+    loader.close_errors["a"] = OSError("the files are gone")
+    with cache.lease("a"):
+        cache.retire("a")
+    assert loader.present == []
+
+
+def test_a_body_that_raises_gives_its_lease_back(make_cache: MakeCache) -> None:
+    _, cache = make_cache({"a": 10})
+    with pytest.raises(ZeroDivisionError), cache.lease("a"):
+        _ = 1 / 0
+    assert repr(cache) == "<ModelCache 10/100 [a loaded 0]>"
+
+
+class Onlooker(logging.Handler):
+    """Asks, with every record, whether the cache can be used at that moment."""
+
+    def __init__(self, cache: Cache) -> None:
+        super().__init__()
+        self.records: list[str] = []
+        self.stuck: list[str] = []
+        self._cache = cache
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record.getMessage())
+        other = threading.Thread(target=repr, args=(self._cache,))
+        other.start()
+        other.join(0.5)
+        if other.is_alive():
+            self.stuck.append(record.getMessage())
+
+
+def test_a_slow_log_holds_up_nobody_but_who_writes_it(make_cache: MakeCache) -> None:
+    loader, cache = make_cache({"a": 60, "b": 60, "bad": 60})
+    loader.load_errors["bad"] = LoadFailed("no model in bad")
+    onlooker = Onlooker(cache)
+    logger = logging.getLogger("model_cache.cache")
+    before = logger.level
+    logger.addHandler(onlooker)
+    logger.setLevel(logging.DEBUG)
+    try:
+        use(cache, "a")
+        use(cache, "b")
+        with pytest.raises(LoadFailed):
+            use(cache, "bad")
+    finally:
+        logger.removeHandler(onlooker)
+        logger.setLevel(before)
+    assert any("evicting a" in record for record in onlooker.records)
+    assert "loading bad failed: no model in bad" in onlooker.records
+    assert onlooker.stuck == []
+
+
+@pytest.fixture
+def restless_threads() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+SIZES = {"a": 10, "b": 20, "c": 30, "d": 40, "e": 45, "huge": 101}
+
+
+def hammer(loader: FakeLoader, cache: Cache, seed: int, rounds: int, retiring: bool) -> list[str]:
+    """Do a bit of everything, and return what came of it."""
+    dice = random.Random(seed)
+    outcomes: list[str] = []
+    for _ in range(rounds):
+        key = dice.choice("aaabbcde") if dice.random() < 0.99 else "huge"
+        if retiring and dice.random() < 0.1:
+            cache.retire(key)
+        try:
+            with cache.lease(key, timeout=dice.choice([None, 0, 0.001, PATIENCE])) as thing, thing.in_use():
+                loader.expect(thing.key == key, f"{thing} was handed out for {key}")
+            outcomes.append("used")
+        except (CacheFull, LoadPending, ModelTooLarge, LoadFailed, StorageUnavailable) as exc:
+            outcomes.append(type(exc).__name__)
+    return outcomes
+
+
+@pytest.mark.usefixtures("restless_threads")
+@pytest.mark.parametrize("retiring", [False, True], ids=["leasing", "leasing and retiring"])
+def test_no_promise_is_broken_by_many_threads(make_cache: MakeCache, pool: ThreadPoolExecutor, retiring: bool) -> None:
+    loader, cache = make_cache(SIZES)
+    # What has retired while loading may load anew beside it.
+    loader.may_load_twice_at_once = retiring
+    loader.load_errors["e"] = StorageUnavailable("no network")
+    loader.estimates.update(a=15, c=35)
+    threads = [pool.submit(hammer, loader, cache, seed, 400, retiring) for seed in range(8)]
+    outcomes = {outcome for thread in threads for outcome in thread.result(30)}
+    assert {"used", "CacheFull", "ModelTooLarge", "StorageUnavailable"} <= outcomes
+    assert loader.violations == []
+    # Whatever is left is idle, and the cache's account of it is the loader's.
+    used = sum(SIZES[key] for key in loader.present)
+    story = repr(cache)
+    assert story.startswith(f"<ModelCache {used}/100 [")
+    assert sorted(entry.split()[0] for entry in story[story.index("[") + 1 : -2].split(", ")) == loader.present
+    assert story.count(" loaded 0") == len(loader.present)

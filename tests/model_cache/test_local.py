@@ -1,0 +1,80 @@
+"""A directory as a storage, where it is unlike a bucket: links, devices, and files that are written in place."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from model_cache.errors import StorageUnavailable
+from model_cache.repository import ModelRepository
+from model_cache.storage import open_storage
+
+
+def keys(root: Path) -> list[str]:
+    return [blob.key for blob in open_storage(str(root)).list()]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "base" / "1").mkdir(parents=True)
+    (tmp_path / "base" / "1" / "model.xml").write_bytes(b"<net/>")
+    return tmp_path / "base"
+
+
+def test_a_directory_is_the_storage_it_is_read_from(root: Path) -> None:
+    assert open_storage(str(root)).in_place == root
+
+
+def test_a_relative_path_stays_what_it_was_when_opened(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root.parent)
+    storage = open_storage("base")
+    monkeypatch.chdir("/")
+    assert storage.in_place == root
+    assert [blob.key for blob in storage.list()] == ["1/model.xml"]
+
+
+def test_a_base_that_is_a_link_is_followed(root: Path) -> None:
+    link = root.with_name("link")
+    link.symlink_to(root)
+    assert keys(link) == ["1/model.xml"]
+
+
+def test_a_link_to_a_file_is_that_file(root: Path, tmp_path: Path) -> None:
+    """Weights are often kept once, beside the versions."""
+    (tmp_path / "weights").write_bytes(b"weights")
+    (root / "1" / "model.bin").symlink_to(tmp_path / "weights")
+    [weights] = open_storage(str(root)).list("1/model.bin")
+    assert weights.size == 7
+    (tmp_path / "weights").write_bytes(b"more weights")
+    [changed] = open_storage(str(root)).list("1/model.bin")
+    assert changed != weights
+
+
+def test_what_is_no_file_is_no_blob(root: Path) -> None:
+    (root / "1" / "dangling").symlink_to("nowhere")
+    (root / "1" / "itself").symlink_to("itself")
+    (root / "1" / "upwards").symlink_to("..")
+    (root / "1" / "empty").mkdir()
+    os.mkfifo(root / "1" / "pipe")
+    assert keys(root) == ["1/model.xml"]
+
+
+def test_a_file_written_anew_in_place_is_another_blob(root: Path) -> None:
+    path = root / "1" / "model.xml"
+    os.utime(path, (1, 1))
+    before = ModelRepository("m", open_storage(str(root))).find(1)
+    path.write_bytes(b"<NET/>")
+    assert ModelRepository("m", open_storage(str(root))).find(1) != before
+
+
+def test_a_file_in_the_place_of_a_directory_is_told(root: Path) -> None:
+    path = root / "1" / "model.xml"
+    with pytest.raises(StorageUnavailable, match=f"^cannot read {path}: Not a directory$"):
+        keys(path)
+
+
+def test_a_directory_that_is_not_there_is_told(root: Path) -> None:
+    with pytest.raises(StorageUnavailable, match=f"^cannot read {root}/no: No such file or directory$"):
+        keys(root / "no")

@@ -1,0 +1,152 @@
+"""Small real models, made with OpenVINO's own operations, and how tests load them.
+
+Precision is pinned where they are loaded: on a CPU with bfloat16 arithmetic OpenVINO would use it, and what a test
+wants exactly would come out approximately.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from model_cache.cache import ModelCache
+from model_cache.download import Downloader, LocalModel
+from model_cache.local import LocalStorage
+from model_cache.repository import Contents, ModelRepository, ModelVersion
+from runtime.engine import OpenVinoLoader, OpenVinoServable, openvino
+from runtime.signature import Dtype
+
+openvino()
+# After that call, which keeps telemetry out.
+from openvino import opset13 as ops  # noqa: E402
+
+F32 = {"INFERENCE_PRECISION_HINT": "f32"}
+DYNAMIC = -1
+
+DTYPES: dict[str, Dtype] = {
+    "f32": np.dtype(np.float32),
+    "f64": np.dtype(np.float64),
+    "f16": np.dtype(np.float16),
+    "bf16": np.dtype(ml_dtypes.bfloat16),
+    "i8": np.dtype(np.int8),
+    "i16": np.dtype(np.int16),
+    "i32": np.dtype(np.int32),
+    "i64": np.dtype(np.int64),
+    "u8": np.dtype(np.uint8),
+    "u16": np.dtype(np.uint16),
+    "u32": np.dtype(np.uint32),
+    "u64": np.dtype(np.uint64),
+    "boolean": np.dtype(np.bool_),
+}
+"""OpenVINO's names of the element types that a model's inputs and outputs may have -> numpy's dtypes."""
+
+
+def doubler(element_type: str = "f32", shape: Any = (DYNAMIC, 2)) -> Any:
+    """``y = x + x``, or ``not x`` for booleans."""
+    x = _input("x", element_type, shape)
+    return _model([x], y=ops.logical_not(x) if element_type == "boolean" else ops.add(x, x))
+
+
+def crossing() -> Any:
+    """``total = sum of each row of left``, ``doubled = right + right``: two of each, no two shapes alike."""
+    left, right = _input("left", "f32", (DYNAMIC, 3)), _input("right", "i32", (2, DYNAMIC))
+    return _model([left, right], total=ops.reduce_sum(left, np.array([1])), doubled=ops.add(right, right))
+
+
+def adder() -> Any:
+    """``y = a + b``, which only sizes that are equal go through, or a size of 1."""
+    a, b = _input("a", "f32", (DYNAMIC,)), _input("b", "f32", (DYNAMIC,))
+    return _model([a, b], y=ops.add(a, b))
+
+
+def summer() -> Any:
+    """``total = sum of x``, a scalar."""
+    x = _input("x", "f32", (DYNAMIC,))
+    return _model([x], total=ops.reduce_sum(x, np.array([0])))
+
+
+def divider() -> Any:
+    """``y = x / 0``: NaN for 0, an infinity of its sign for every other number."""
+    x = _input("x", "f32", (DYNAMIC,))
+    return _model([x], y=ops.divide(x, np.array(0, np.float32)))
+
+
+def weighty(size: int = 64) -> Any:
+    """``y = x @ w``, a model whose .bin has something in it."""
+    x = _input("x", "f32", (DYNAMIC, size))
+    weights = np.arange(size * size, dtype=np.float32).reshape(size, size)
+    return _model([x], y=ops.matmul(x, ops.constant(weights), False, False))
+
+
+def shape_of(element_type: str) -> Any:
+    """``y = shape of x``, which there is for types that cannot be computed with."""
+    x = _input("x", element_type, (2,))
+    return _model([x], y=ops.shape_of(x))
+
+
+def nameless() -> Any:
+    """A model whose tensors have no names; only its nodes do."""
+    x = ops.parameter([DYNAMIC, 2], openvino().Type.f32, name="data")
+    return openvino().Model([ops.result(ops.add(x, x), name="answer")], [x], "nameless")
+
+
+def save(model: Any, base: Path, version: int = 1) -> Path:
+    """Save the model as a version below ``base``; return the version's directory."""
+    directory = base / str(version)
+    directory.mkdir(parents=True)
+    openvino().save_model(model, directory / "model.xml", compress_to_fp16=False)
+    return directory
+
+
+Files = ModelCache[Contents, LocalModel]
+
+
+def files_at(base: Path) -> Files:
+    return Files(Downloader(base / "cache"), 1 << 30)
+
+
+def loader(files: Files, **config: str) -> OpenVinoLoader:
+    return OpenVinoLoader(files, {**F32, **config})
+
+
+def load(base: Path, version: int = 1) -> OpenVinoServable:
+    return loader(files_at(base)).load(version_at(base, version))
+
+
+def version_at(base: Path, version: int = 1) -> ModelVersion:
+    return ModelRepository("model", LocalStorage(base)).find(version)
+
+
+@contextmanager
+def loaded(base: Path, **config: str) -> Iterator[OpenVinoServable]:
+    """Version 1 of what is saved below ``base``, loaded for the length of a with block."""
+    servable = loader(files_at(base), **config).load(version_at(base))
+    try:
+        yield servable
+    finally:
+        servable.close()
+
+
+@contextmanager
+def serving(model: Any, base: Path, **config: str) -> Iterator[OpenVinoServable]:
+    save(model, base)
+    with loaded(base, **config) as servable:
+        yield servable
+
+
+def _input(name: str, element_type: str, shape: Any) -> Any:
+    sizes = openvino().PartialShape(list(shape)) if isinstance(shape, tuple) else shape
+    node = ops.parameter(sizes, getattr(openvino().Type, element_type), name=name)
+    node.output(0).get_tensor().set_names({name})
+    return node
+
+
+def _model(inputs: list[Any], **outputs: Any) -> Any:
+    for name, node in outputs.items():
+        node.output(0).get_tensor().set_names({name})
+    return openvino().Model(list(outputs.values()), inputs, "model")

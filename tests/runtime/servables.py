@@ -1,0 +1,129 @@
+"""Servables and loaders that behave, without an engine, until a test tells them to misbehave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from model_cache.cache import ModelCache
+from model_cache.errors import ModelCacheError
+from model_cache.repository import ModelRepository, ModelVersion
+from runtime.errors import InvalidRequest, SignatureNotFound
+from runtime.servable import Servable, Tensors
+from runtime.server import ModelServer
+from runtime.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
+from tests.fakes import Clock, Gate, MemoryStorage
+
+NAME = "half_plus_two"
+F32 = np.dtype(np.float32)
+
+
+class HalfPlusTwo:
+    """TensorFlow Serving's own example: ``y = x / 2 + 2``. Also says which version it is."""
+
+    size = 1
+
+    def __init__(self, version: int) -> None:
+        self._version = version
+        self.is_closed = False
+        self.bug: Exception | None = None
+        """What predict raises, as nothing of it should be shown to anybody."""
+        self.signatures = {
+            DEFAULT_SIGNATURE: Signature(
+                {"x": TensorSpec("x", F32, (-1,))},
+                {"y": TensorSpec("y", F32, (-1,)), "version": TensorSpec("version", np.dtype(np.int64), (-1,))},
+            ),
+            "only_y": Signature({"x": TensorSpec("x", F32, (-1,))}, {"y": TensorSpec("y", F32, (-1,))}),
+        }
+
+    def predict(self, signature_name: str, inputs: Tensors) -> Tensors:
+        assert not self.is_closed
+        if self.bug is not None:
+            raise self.bug
+        if signature_name not in self.signatures:
+            raise SignatureNotFound(f'Serving signature key "{signature_name}" not found.')
+        if inputs.keys() != {"x"}:
+            raise InvalidRequest(f"input size does not match signature: given {sorted(inputs)}; want ['x']")
+        x = inputs["x"]
+        if x.dtype != F32 or x.ndim != 1:
+            raise InvalidRequest(f"input 'x' is {x.dtype} {x.shape}; want float32 (-1,)")
+        outputs = {"y": x / 2 + 2, "version": np.full(x.shape, self._version, np.int64)}
+        return {name: outputs[name] for name in self.signatures[signature_name].outputs}
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class VersionLoader:
+    """Loads a servable for every version but those that are broken."""
+
+    def __init__(self, make: Callable[[int], Any] = HalfPlusTwo) -> None:
+        self._make = make
+        self.broken: dict[int, Exception] = {}
+        """By version, what loading it raises."""
+        self.gates: dict[int, Gate] = {}
+        self.loads: list[int] = []
+        self.servables: dict[int, Any] = {}
+
+    def estimate(self, version: ModelVersion) -> int:
+        return 1
+
+    def load(self, version: ModelVersion) -> Servable:
+        number = version.id.version
+        self.loads.append(number)
+        if gate := self.gates.get(number):
+            gate.pass_through()
+        if error := self.broken.get(number):
+            raise error
+        servable: Servable = self._make(number)
+        self.servables[number] = servable
+        return servable
+
+    def hold(self, version: int) -> Gate:
+        self.gates[version] = Gate()
+        return self.gates[version]
+
+
+class Stage:
+    """A model server over fakes, and the strings to pull."""
+
+    def __init__(
+        self, *versions: int, make: Callable[[int], Any] = HalfPlusTwo, name: str = NAME, load_timeout: float = 60
+    ) -> None:
+        self.storage = MemoryStorage({f"{version}/model.xml": b"" for version in versions})
+        self.loader = VersionLoader(make)
+        self.clock = Clock()
+        self.repository = ModelRepository(name, self.storage, clock=self.clock)
+        self.cache = ModelCache[ModelVersion, Servable](self.loader, 100, clock=self.clock)
+        self.server = ModelServer({name: self.repository}, self.cache, load_timeout=load_timeout)
+
+    def break_storage(self, error: ModelCacheError) -> None:
+        def fail(*_: object) -> None:
+            raise error
+
+        self.storage.before_list = fail
+
+    def pass_seconds(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+
+@contextmanager
+def stage(*versions: int, **options: Any) -> Iterator[Stage]:
+    """A stage on which everything has been closed at the end."""
+    made = Stage(*versions, **options)
+    try:
+        yield made
+    finally:
+        made.server.close()
+        assert all(servable.is_closed for servable in made.loader.servables.values())
+
+
+def predict(server: ModelServer, version: int | None = None, name: str = NAME) -> tuple[int, list[float]]:
+    """Predict for 1 and 2; return the version that answered, by its own account, and y."""
+    with server.lease(name, version) as lease:
+        outputs: Mapping[str, Any] = lease.servable.predict(DEFAULT_SIGNATURE, {"x": np.array([1, 2], np.float32)})
+        assert set(outputs["version"]) == {lease.id.version}
+    return lease.id.version, outputs["y"].tolist()

@@ -1,0 +1,448 @@
+"""OpenVINO models as servables: real models, compiled for this CPU, run."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import magika
+import numpy as np
+import onnxruntime  # type: ignore[import-untyped]
+import pytest
+from numpy.typing import NDArray
+
+from model_cache.errors import LoadFailed
+from runtime.engine import OpenVinoServable, openvino
+from runtime.errors import InvalidRequest, SignatureNotFound
+from runtime.signature import DEFAULT_SIGNATURE, TensorSpec
+from tests.conftest import DIGITS
+from tests.runtime import models
+
+MAGIKA = Path(magika.__file__).parent / "models" / "standard_v3_3"
+THREADS = 8
+
+
+def predict(servable: OpenVinoServable, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    return dict(servable.predict(DEFAULT_SIGNATURE, inputs))
+
+
+@pytest.fixture(scope="module")
+def doubler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenVinoServable]:
+    """``y = x + x`` with x f32 [-1, 2]."""
+    with models.serving(models.doubler(), tmp_path_factory.mktemp("doubler")) as servable:
+        yield servable
+
+
+@pytest.fixture(scope="module")
+def crossing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenVinoServable]:
+    with models.serving(models.crossing(), tmp_path_factory.mktemp("crossing")) as servable:
+        yield servable
+
+
+def a_few(dtype: Any) -> NDArray[Any]:
+    if dtype == np.bool_:
+        return np.array([[True, False], [False, False]])
+    return np.array([[0, 1], [3, 60]]).astype(dtype)
+
+
+@pytest.mark.parametrize("element_type", models.DTYPES)
+def test_every_element_type_goes_in_and_comes_out(element_type: str, tmp_path: Path) -> None:
+    dtype = models.DTYPES[element_type]
+    x = a_few(dtype)
+    with models.serving(models.doubler(element_type), tmp_path) as servable:
+        (spec,) = servable.signatures[DEFAULT_SIGNATURE].inputs.values()
+        y = predict(servable, x=x)["y"]
+    assert spec == TensorSpec("x", dtype, (-1, 2))
+    assert y.dtype == dtype
+    want = ~x if element_type == "boolean" else (x.astype(np.float64) * 2).astype(dtype)
+    assert y.tolist() == want.tolist()
+
+
+@pytest.mark.parametrize("element_type", models.DTYPES)
+def test_every_element_type_goes_through_a_scalar(element_type: str, tmp_path: Path) -> None:
+    dtype = models.DTYPES[element_type]
+    with models.serving(models.doubler(element_type, ()), tmp_path) as servable:
+        y = predict(servable, x=np.array(1, dtype))["y"]
+    assert (y.dtype, y.shape) == (dtype, ())
+    assert float(y) == (0 if element_type == "boolean" else 2)
+
+
+def test_the_signature_has_names_order_types_and_shapes(crossing: OpenVinoServable) -> None:
+    assert list(crossing.signatures) == ["serving_default"]
+    signature = crossing.signatures[DEFAULT_SIGNATURE]
+    assert signature.method_name == "tensorflow/serving/predict"
+    assert list(signature.inputs.items()) == [
+        ("left", TensorSpec("left", np.dtype(np.float32), (-1, 3))),
+        ("right", TensorSpec("right", np.dtype(np.int32), (2, -1))),
+    ]
+    assert list(signature.outputs.items()) == [
+        ("total", TensorSpec("total", np.dtype(np.float32), (-1,))),
+        ("doubled", TensorSpec("doubled", np.dtype(np.int32), (2, -1))),
+    ]
+
+
+def test_inputs_go_by_name_not_by_their_order(crossing: OpenVinoServable) -> None:
+    right = np.array([[1, 2, 3, 4], [5, 6, 7, 8]], np.int32)
+    outputs = predict(crossing, right=right, left=np.array([[1, 2, 3]], np.float32))
+    assert list(outputs) == ["total", "doubled"]
+    assert outputs["total"].tolist() == [6]
+    assert outputs["doubled"].tolist() == (right * 2).tolist()
+
+
+def test_tensors_without_names_are_called_as_their_nodes_at_every_load(tmp_path: Path) -> None:
+    models.save(models.nameless(), tmp_path)
+    for _ in range(2):
+        with models.loaded(tmp_path) as servable:
+            signature = servable.signatures[DEFAULT_SIGNATURE]
+            assert (list(signature.inputs), list(signature.outputs)) == (["data"], ["answer"])
+            assert predict(servable, data=np.ones((1, 2), np.float32))["answer"].tolist() == [[2, 2]]
+
+
+def test_a_dynamic_dimension_takes_any_size_in_any_order(doubler: OpenVinoServable) -> None:
+    for size in (3, 1, 100, 0, 2):
+        x = np.arange(size * 2, dtype=np.float32).reshape(size, 2)
+        y = predict(doubler, x=x)["y"]
+        assert y.shape == x.shape
+        assert y.tolist() == (x * 2).tolist()
+
+
+def test_a_scalar_comes_out_as_one(tmp_path: Path) -> None:
+    with models.serving(models.summer(), tmp_path) as servable:
+        total = predict(servable, x=np.array([1, 2, 4], np.float32))["total"]
+    assert total.shape == ()
+    assert total == 7
+
+
+def test_what_is_not_finite_comes_out_so(tmp_path: Path) -> None:
+    with models.serving(models.divider(), tmp_path) as servable:
+        y = predict(servable, x=np.array([0, 1, -1], np.float32))["y"]
+    np.testing.assert_array_equal(y, [np.nan, np.inf, -np.inf])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "given", "wanted"),
+    [
+        ({}, "0", "Missing but required: {x}"),
+        ({"X": np.zeros((1, 2), np.float32)}, "Sent extra: {X}", "Missing but required: {x}"),
+        ({"x": np.zeros((1, 2), np.float32), "z": np.zeros(1)}, "Sent extra: {z}", "{x}"),
+        ({"x": np.zeros((1, 2))}, "input 'x' has dtype DT_DOUBLE", "want DT_FLOAT"),
+        ({"x": np.zeros((1, 2), np.int64)}, "input 'x' has dtype DT_INT64", "want DT_FLOAT"),
+        ({"x": np.zeros((1, 2), models.DTYPES["bf16"])}, "input 'x' has dtype DT_BFLOAT16", "want DT_FLOAT"),
+        ({"x": np.zeros((1, 2), np.complex64)}, "complex64", "want DT_FLOAT"),
+        ({"x": np.zeros((1, 3), np.float32)}, "input 'x' has shape (1, 3)", "want (-1, 2)"),
+        ({"x": np.zeros((2,), np.float32)}, "input 'x' has shape (2,)", "want (-1, 2)"),
+        ({"x": np.zeros((1, 2, 1), np.float32)}, "input 'x' has shape (1, 2, 1)", "want (-1, 2)"),
+        ({"x": np.zeros((), np.float32)}, "input 'x' has shape ()", "want (-1, 2)"),
+    ],
+)
+def test_an_input_that_does_not_fit_is_refused_with_what_was_given_and_wanted(
+    doubler: OpenVinoServable, inputs: dict[str, NDArray[Any]], given: str, wanted: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        doubler.predict(DEFAULT_SIGNATURE, inputs)
+    assert given in str(caught.value)
+    assert wanted in str(caught.value)
+
+
+def test_an_unknown_signature_is_refused(doubler: OpenVinoServable) -> None:
+    with pytest.raises(SignatureNotFound, match='"other"'):
+        doubler.predict("other", {"x": np.zeros((1, 2), np.float32)})
+
+
+def test_sizes_that_do_not_go_together_are_the_callers_fault_and_do_no_harm(tmp_path: Path) -> None:
+    with models.serving(models.adder(), tmp_path) as servable:
+        with pytest.raises(InvalidRequest, match="shapes"):
+            predict(servable, a=np.ones(2, np.float32), b=np.ones(3, np.float32))
+        assert predict(servable, a=np.ones(2, np.float32), b=np.ones(2, np.float32))["y"].tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("size", [0, 5])
+def test_a_size_out_of_a_dimensions_bounds_is_the_callers_fault(size: int, tmp_path: Path) -> None:
+    shape = openvino().PartialShape([openvino().Dimension(1, 4), 2])
+    with models.serving(models.doubler(shape=shape), tmp_path) as servable:
+        with pytest.raises(InvalidRequest):
+            predict(servable, x=np.ones((size, 2), np.float32))
+        assert predict(servable, x=np.ones((4, 2), np.float32))["y"].shape == (4, 2)
+
+
+def read_only(array: NDArray[Any]) -> NDArray[Any]:
+    return np.frombuffer(array.tobytes(), array.dtype).reshape(array.shape)
+
+
+def transposed(array: NDArray[Any]) -> NDArray[Any]:
+    return np.asfortranarray(array)
+
+
+def strided(array: NDArray[Any]) -> NDArray[Any]:
+    return np.repeat(array, 2, axis=1)[:, ::2]
+
+
+def unaligned(array: NDArray[Any]) -> NDArray[Any]:
+    return np.frombuffer(b"-" + array.tobytes(), array.dtype, offset=1).reshape(array.shape)
+
+
+# What protobuf and simdjson hand out; large, so that memory that is given back too early is seen to be.
+@pytest.mark.parametrize("layout", [read_only, transposed, strided, unaligned])
+@pytest.mark.parametrize("element_type", ["f32", "f16", "bf16", "i32"])
+def test_an_input_is_read_right_however_it_lies_in_memory(element_type: str, layout: Any, tmp_path: Path) -> None:
+    dtype = models.DTYPES[element_type]
+    with models.serving(models.doubler(element_type, (-1, 1000)), tmp_path) as servable:
+        for i in range(10):
+            x = (np.arange(40_000).reshape(40, 1000) % 7 + i).astype(dtype)
+            y = predict(servable, x=layout(x))["y"]
+            np.testing.assert_array_equal(y.astype(np.float64), x.astype(np.float64) * 2)
+
+
+def test_an_input_is_not_changed_by_being_predicted(doubler: OpenVinoServable) -> None:
+    x = np.arange(4, dtype=np.float32).reshape(2, 2)
+    predict(doubler, x=x)
+    assert x.tolist() == [[0, 1], [2, 3]]
+
+
+def test_an_answer_outlives_later_predictions_and_the_servable(tmp_path: Path) -> None:
+    with models.serving(models.doubler(), tmp_path) as servable:
+        answers = [predict(servable, x=np.full((1000, 2), i, np.float32))["y"] for i in range(5)]
+    del servable
+    gc.collect()
+    junk = [np.full((1000, 2), -1, np.float32) for _ in range(50)]
+    assert [set(answer.ravel()) for answer in answers] == [{2.0 * i} for i in range(5)]
+    assert len(junk) == 50
+    answers[0][:] = 7
+    assert answers[0].sum() == 14_000
+
+
+@pytest.mark.parametrize("hint", ["LATENCY", "THROUGHPUT"])
+def test_answers_of_concurrent_predictions_are_not_swapped(hint: str, tmp_path: Path) -> None:
+    def ask(worker: int) -> list[int]:
+        wrong = []
+        for i in range(50):
+            x = np.full((worker + 1, 2), 1000 * worker + i, np.float32)
+            y = predict(servable, x=x)["y"]
+            if not np.array_equal(y, x * 2):
+                wrong.append(i)
+        return wrong
+
+    with (
+        models.serving(models.doubler(), tmp_path, PERFORMANCE_HINT=hint) as servable,
+        ThreadPoolExecutor(THREADS) as pool,
+    ):
+        assert list(pool.map(ask, range(THREADS))) == [[]] * THREADS
+
+
+def test_models_with_the_same_names_inside_are_kept_apart(tmp_path: Path) -> None:
+    models.save(models.doubler(), tmp_path / "a")
+    models.save(models.divider(), tmp_path / "b")
+    with models.loaded(tmp_path / "a") as first, models.loaded(tmp_path / "b") as second:
+        assert predict(first, x=np.array([[1, 2]], np.float32))["y"].tolist() == [[2, 4]]
+        assert predict(second, x=np.array([1], np.float32))["y"].tolist() == [np.inf]
+
+
+def truncated_bin(xml: Path, binary: Path) -> None:
+    binary.write_bytes(binary.read_bytes()[:1000])
+
+
+def empty_bin(xml: Path, binary: Path) -> None:
+    binary.write_bytes(b"")
+
+
+def no_bin(xml: Path, binary: Path) -> None:
+    binary.unlink()
+
+
+def garbage_xml(xml: Path, binary: Path) -> None:
+    xml.write_bytes(b"\0garbage")
+
+
+def truncated_xml(xml: Path, binary: Path) -> None:
+    xml.write_bytes(xml.read_bytes()[:700])
+
+
+def empty_xml(xml: Path, binary: Path) -> None:
+    xml.write_bytes(b"")
+
+
+def no_xml(xml: Path, binary: Path) -> None:
+    xml.unlink()
+
+
+def unknown_operation(xml: Path, binary: Path) -> None:
+    xml.write_bytes(xml.read_bytes().replace(b'type="MatMul"', b'type="Divine"'))
+
+
+def garbage_onnx(xml: Path, binary: Path) -> None:
+    xml.unlink()
+    xml.with_suffix(".onnx").write_bytes(b"garbage")
+
+
+def removed_after_it_was_listed(xml: Path, binary: Path) -> None:
+    shutil.rmtree(xml.parent)
+
+
+Damage = Callable[[Path, Path], None]
+DAMAGES: dict[Damage, str] = {
+    truncated_bin: "Incorrect weights in bin file",
+    empty_bin: "Incorrect weights in bin file",
+    no_bin: "bin file cannot be found",
+    garbage_xml: "model.xml",
+    truncated_xml: "Error parsing",
+    empty_xml: "model.xml",
+    no_xml: "want one .xml with its .bin, or one .onnx; found ['model.bin']",
+    unknown_operation: "Divine",
+    garbage_onnx: "model.onnx",
+    removed_after_it_was_listed: "gone",
+}
+
+
+@pytest.mark.parametrize(("damage", "reason"), DAMAGES.items())
+def test_broken_files_fail_to_load_with_the_reason_and_no_local_path(
+    damage: Damage, reason: str, tmp_path: Path
+) -> None:
+    directory = models.save(models.weighty(), tmp_path)
+    version = models.version_at(tmp_path)
+    damage(directory / "model.xml", directory / "model.bin")
+    with pytest.raises(LoadFailed) as caught:
+        models.loader(models.files_at(tmp_path)).load(version)
+    message = str(caught.value)
+    assert "model/1" in message
+    assert reason in message
+    assert str(tmp_path) not in message
+    assert ".cpp" not in message
+
+
+def test_a_reason_is_cut_without_a_piece_of_the_path_in_it(tmp_path: Path) -> None:
+    base = tmp_path / ("d" * 250) / ("e" * 250)
+    directory = models.save(models.weighty(), base)
+    (directory / "model.xml").write_bytes(b"garbage")
+    with pytest.raises(LoadFailed) as caught:
+        models.load(base)
+    assert "ddd" not in str(caught.value)
+    assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize("element_type", ["string", "u4", "i4", "nf4", "f8e4m3"])
+def test_an_element_type_that_cannot_be_sent_fails_to_load(element_type: str, tmp_path: Path) -> None:
+    models.save(models.shape_of(element_type), tmp_path)
+    with pytest.raises(LoadFailed, match=f"input 'x' is of type {element_type}; want one of f32,.* bf16"):
+        models.load(tmp_path)
+
+
+def test_an_open_rank_fails_to_load_as_the_plugin_has_none(tmp_path: Path) -> None:
+    models.save(models.doubler(shape=openvino().PartialShape.dynamic()), tmp_path)
+    with pytest.raises(LoadFailed, match="rank"):
+        models.load(tmp_path)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_failed_load_gives_its_files_back(damage: Damage, tmp_path: Path) -> None:
+    directory = models.save(models.weighty(), tmp_path)
+    version = models.version_at(tmp_path)
+    damage(directory / "model.xml", directory / "model.bin")
+    files = models.files_at(tmp_path)
+    with pytest.raises(LoadFailed):
+        models.loader(files).load(version)
+    assert not repr(files).endswith(" 1]>")
+
+
+def test_a_type_that_cannot_be_sent_gives_its_files_back(tmp_path: Path) -> None:
+    models.save(models.shape_of("string"), tmp_path)
+    files = models.files_at(tmp_path)
+    with pytest.raises(LoadFailed):
+        models.loader(files).load(models.version_at(tmp_path))
+    assert repr(files).endswith(" loaded 0]>")
+
+
+def test_a_servable_holds_its_files_until_it_is_closed(tmp_path: Path) -> None:
+    models.save(models.weighty(), tmp_path)
+    files = models.files_at(tmp_path)
+    servable = models.loader(files).load(models.version_at(tmp_path))
+    assert repr(files).endswith(" loaded 1]>")
+    servable.close()
+    assert repr(files).endswith(" loaded 0]>")
+
+
+def test_the_estimate_is_no_less_than_what_the_servable_says(tmp_path: Path) -> None:
+    directory = models.save(models.weighty(), tmp_path)
+    version = models.version_at(tmp_path)
+    loader = models.loader(models.files_at(tmp_path))
+    servable = loader.load(version)
+    servable.close()
+    assert loader.estimate(version) >= servable.size >= (directory / "model.bin").stat().st_size
+
+
+def features(content: bytes) -> NDArray[np.int32]:
+    """Magika's input: 1024 bytes from the start and 1024 from the end, blanks stripped; 256 stands for no byte."""
+    start, end = list(content.lstrip()[:1024]), list(content.rstrip()[-1024:])
+    padding = 256
+    return np.array(
+        start + [padding] * (1024 - len(start)) + [padding] * (1024 - len(end)) + end,
+        np.int32,
+    )
+
+
+CONTENTS = {
+    "python": b"import os\n\n\ndef main() -> None:\n    print(os.getcwd())\n\n\nmain()\n" * 5,
+    "json": json.dumps([{"name": f"n{i}", "value": i, "tags": ["a", "b"]} for i in range(30)], indent=1).encode(),
+    "png": (DIGITS / "seven.png").read_bytes(),
+    "xml": (DIGITS / "1" / "model.xml").read_bytes()[:4000],
+}
+
+
+@pytest.fixture(scope="module")
+def magika_servable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenVinoServable]:
+    base = tmp_path_factory.mktemp("magika")
+    (base / "1").mkdir()
+    (base / "1" / "model.onnx").write_bytes((MAGIKA / "model.onnx").read_bytes())
+    with models.loaded(base) as servable:
+        yield servable
+
+
+def test_an_onnx_model_has_the_signature_that_is_in_it(magika_servable: OpenVinoServable) -> None:
+    signature = magika_servable.signatures[DEFAULT_SIGNATURE]
+    assert list(signature.inputs.values()) == [TensorSpec("bytes", np.dtype(np.int32), (-1, 2048))]
+    assert list(signature.outputs.values()) == [TensorSpec("target_label", np.dtype(np.float32), (-1, 214))]
+
+
+def test_an_onnx_model_answers_as_onnxruntime_does(magika_servable: OpenVinoServable) -> None:
+    batch = np.stack([features(content) for content in CONTENTS.values()])
+    session = onnxruntime.InferenceSession(MAGIKA / "model.onnx", providers=["CPUExecutionProvider"])
+    (want,) = session.run(["target_label"], {"bytes": batch})
+    np.testing.assert_allclose(predict(magika_servable, bytes=batch)["target_label"], want, atol=1e-5)
+
+
+def test_an_onnx_model_answers_as_its_own_package_does(magika_servable: OpenVinoServable) -> None:
+    labels = json.loads((MAGIKA / "config.min.json").read_bytes())["target_labels_space"]
+    identify = magika.Magika().identify_bytes
+    for name, content in CONTENTS.items():
+        scores = predict(magika_servable, bytes=features(content)[np.newaxis])["target_label"][0]
+        result = identify(content)
+        assert labels[int(scores.argmax())] == str(result.dl.label) == name
+        assert float(scores.max()) == pytest.approx(result.score, abs=1e-4)
+
+
+LOOK_AT_MODULES = """
+import sys
+from pathlib import Path
+import numpy as np
+from tests.runtime import models
+with models.loaded(Path(sys.argv[1])) as servable:
+    servable.predict("serving_default", {"image": np.zeros((1, 8, 8), np.float32)})
+print(*sorted(name for name, module in sys.modules.items() if module is not None))
+"""
+
+
+def test_no_telemetry_and_no_converters_are_imported(tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    for file in (DIGITS / "1").iterdir():
+        (tmp_path / "1" / file.name).write_bytes(file.read_bytes())
+    command = [sys.executable, "-c", LOOK_AT_MODULES, str(tmp_path)]
+    child = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    modules = child.stdout.split()
+    assert "openvino" in modules
+    assert not [name for name in modules if name.startswith(("openvino.tools", "openvino_telemetry"))]

@@ -1,0 +1,450 @@
+"""TensorFlow Serving's REST API, as ASGI, over a server of fakes."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+
+from model_cache.errors import CacheFull, LoadFailed, LoadPending, ModelTooLarge, StorageUnavailable
+from runtime.errors import InferenceFailed, Overloaded, Unsupported
+from runtime.rest import create_app
+from tests.fakes import Gate
+from tests.runtime.asgi import App, Reply, call
+from tests.runtime.servables import NAME, HalfPlusTwo, Stage, stage
+
+MODEL = f"/v1/models/{NAME}"
+PREDICT = f"{MODEL}:predict"
+ROWS = json.dumps({"instances": [1.0, 2.0, 5.0]}).encode()
+COLUMNS = json.dumps({"inputs": {"x": [1.0, 2.0, 5.0]}}).encode()
+MAX_BODY = 1000
+SECRET = "the bug's own text"
+
+
+async def inline(blocking: Callable[[], bytes]) -> bytes:
+    return blocking()
+
+
+def app_of(stage: Stage, *, is_ready: Callable[[], bool] = lambda: True, max_body: int = MAX_BODY) -> App:
+    return create_app(stage.server, inline, max_body, is_ready)
+
+
+@pytest.fixture
+def s() -> Iterator[Stage]:
+    with stage(1, 2) as made:
+        yield made
+
+
+@pytest.fixture
+def app(s: Stage) -> App:
+    return app_of(s)
+
+
+def test_rows_are_answered_with_rows(app: App) -> None:
+    reply = call(app, "POST", PREDICT, ROWS)
+    assert reply.status == 200
+    assert reply.headers == {"content-type": "application/json", "content-length": str(len(reply.content))}
+    assert reply.body == {"predictions": [{"y": y, "version": 2} for y in (2.5, 3.0, 4.5)]}
+
+
+def test_columns_are_answered_with_columns(app: App) -> None:
+    reply = call(app, "POST", PREDICT, COLUMNS)
+    assert (reply.status, reply.headers["content-type"]) == (200, "application/json")
+    assert reply.body == {"outputs": {"y": [2.5, 3.0, 4.5], "version": [2, 2, 2]}}
+
+
+def test_one_output_is_not_named(app: App) -> None:
+    body = {"signature_name": "only_y", "instances": [1.0]}
+    assert call(app, "POST", PREDICT, json.dumps(body).encode()).body == {"predictions": [2.5]}
+    assert call(app, "POST", PREDICT, b'{"signature_name": "only_y", "inputs": [1]}').body == {"outputs": [2.5]}
+
+
+def test_the_version_in_the_url_answers(app: App) -> None:
+    reply = call(app, "POST", f"{MODEL}/versions/1:predict", b'{"instances": [1]}')
+    assert reply.body == {"predictions": [{"y": 2.5, "version": 1}]}
+
+
+def test_the_content_type_of_a_request_is_not_looked_at(app: App) -> None:
+    for content_type in ("application/x-www-form-urlencoded", "text/plain", "image/png; charset=x"):
+        assert call(app, "POST", PREDICT, ROWS, headers={"content-type": content_type}).status == 200
+
+
+def test_the_status_of_a_model_lists_its_versions(s: Stage, app: App) -> None:
+    s.loader.broken[2] = LoadFailed("Incorrect weights in bin file!")
+    call(app, "POST", PREDICT, ROWS)
+    reply = call(app, "GET", MODEL)
+    assert (reply.status, reply.headers["content-type"]) == (200, "application/json")
+    assert reply.body == {
+        "model_version_status": [
+            {
+                "version": "2",
+                "state": "END",
+                "status": {"error_code": "FAILED_PRECONDITION", "error_message": "Incorrect weights in bin file!"},
+            },
+            {"version": "1", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}},
+        ]
+    }
+
+
+def test_the_status_of_one_version_is_its_own(app: App) -> None:
+    statuses = call(app, "GET", f"{MODEL}/versions/1").body["model_version_status"]
+    assert [status["version"] for status in statuses] == ["1"]
+
+
+def test_metadata_has_the_signatures_of_the_version_that_would_answer(app: App) -> None:
+    reply = call(app, "GET", f"{MODEL}/metadata")
+    assert (reply.status, reply.headers["content-type"]) == (200, "application/json")
+    assert reply.body["model_spec"] == {"name": NAME, "signature_name": "", "version": "2"}
+    signatures = reply.body["metadata"]["signature_def"]["signature_def"]
+    assert signatures["serving_default"]["inputs"]["x"] == {
+        "dtype": "DT_FLOAT",
+        "tensor_shape": {"dim": [{"size": "-1", "name": ""}], "unknown_rank": False},
+        "name": "x",
+    }
+    assert signatures.keys() == {"serving_default", "only_y"}
+    assert call(app, "GET", f"{MODEL}/versions/1/metadata").body["model_spec"]["version"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "message"),
+    [
+        ("POST", "/v1/models/other:predict", "Servable not found for request: Latest(other)"),
+        ("POST", "/v1/models/other/versions/3:predict", "Servable not found for request: "),
+        ("POST", f"{MODEL}/versions/3:predict", f"Servable not found for request: Specific({NAME}, 3)"),
+        ("POST", f"{MODEL}/versions/{10**18}:predict", f"Servable not found for request: Specific({NAME}, {10**18})"),
+        ("POST", f"{MODEL}/versions/{10**30}:predict", "Servable not found for request: "),
+        ("GET", "/v1/models/other", "other"),
+        ("GET", f"{MODEL}/versions/3", f"Could not find version 3 of model {NAME}"),
+        ("GET", f"{MODEL}/versions/{'9' * 5000}", f"of model {NAME}"),
+        ("GET", "/v1/models/other/metadata", "Servable not found for request: Latest(other)"),
+        ("GET", f"{MODEL}/versions/3/metadata", f"Servable not found for request: Specific({NAME}, 3)"),
+    ],
+)
+def test_what_is_not_there_is_404(app: App, s: Stage, method: str, path: str, message: str) -> None:
+    reply = call(app, method, path, ROWS if method == "POST" else b"")
+    assert reply.status == 404
+    assert message in reply.error
+    assert s.loader.loads == []
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "The document is empty"),
+        (b"{", "JSON Parse error"),
+        (b"\xff", "not UTF-8"),
+        (b"[" * MAX_BODY, "JSON Parse error"),
+        (b"[1]", "Is not object"),
+        (b'{"instance": [1]}', "Missing 'inputs' or 'instances' key"),
+        (b'{"instances": []}', "No values in 'instances' array"),
+        (b'{"instances": ["a"]}', "is not of expected type: float"),
+        (b'{"instances": [[1], [2, 3]]}', "Expecting shape [1] but got: [2]"),
+        (b'{"instances": [{"z": 1}]}', "keys must be equal to: x"),
+        (b'{"instances": [[1], [2]]}', "(2, 1)"),
+        (b'{"signature_name": "none", "instances": [1]}', 'Serving signature name: "none" not found in signature def'),
+        (b'{"signature_name": "\\ud800", "instances": [1]}', "not found in signature def"),
+        (b'{"inputs": 1}', "()"),
+    ],
+)
+def test_a_bad_body_is_400_with_what_is_wrong_with_it(app: App, body: bytes, message: str) -> None:
+    reply = call(app, "POST", PREDICT, body)
+    assert reply.status == 400
+    assert message in reply.error
+    assert "retry-after" not in reply.headers
+
+
+def test_a_bad_body_is_400_whatever_the_model_and_loads_nothing(app: App, s: Stage) -> None:
+    for body in (b"", b"{", b'{"signature_name": 1, "instances": [1]}', b'{"instances": 1, "inputs": 1}'):
+        assert call(app, "POST", "/v1/models/other:predict", body).status == 400
+        assert call(app, "POST", PREDICT, body).status == 400
+    assert s.loader.loads == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", PREDICT),
+        ("POST", MODEL),
+        ("POST", f"{MODEL}/metadata"),
+        ("PUT", PREDICT),
+        ("PATCH", MODEL),
+        ("DELETE", MODEL),
+        ("PUT", f"{MODEL}/versions/1"),
+        ("POST", f"{MODEL}:Predict"),
+        ("POST", f"{MODEL}:explain"),
+        ("POST", f"{MODEL}:predict/"),
+        ("POST", f"{MODEL}:predict:predict"),
+        ("POST", "/v1/models/:predict"),
+        ("POST", "/v1/models:predict"),
+        ("POST", f"{MODEL}/versions/:predict"),
+        ("POST", f"{MODEL}/versions/-1:predict"),
+        ("POST", f"{MODEL}/versions/1.0:predict"),
+        ("POST", f"{MODEL}/versions/one:predict"),
+        ("POST", f"{MODEL}/versions/%D9%A1:predict"),
+        ("POST", f"{MODEL}/versions/1/versions/2:predict"),
+        ("POST", f"{MODEL}/versions/1/labels/a:predict"),
+        ("GET", f"{MODEL}/"),
+        ("GET", f"{MODEL}/versions/one"),
+        ("GET", f"{MODEL}/versions/1/"),
+        ("GET", f"{MODEL}/metadata/more"),
+        ("GET", "/v1/models//metadata"),
+        ("GET", "/v1/models/a/b"),
+        ("GET", "/v1/"),
+        ("GET", "/v1/nothing"),
+        ("POST", "/v1/models/\udcff\udcfe:explain"),
+    ],
+)
+def test_a_malformed_url_is_400(app: App, s: Stage, method: str, path: str) -> None:
+    reply = call(app, method, path, ROWS if method == "POST" else b"")
+    assert reply.status == 400
+    assert reply.error.startswith(f"Malformed request: {method} /v1/")
+    assert s.loader.loads == []
+
+
+def test_a_head_of_what_tensorflow_serving_has_is_no_success(app: App) -> None:
+    for path in (MODEL, PREDICT, f"{MODEL}/metadata"):
+        assert 400 <= call(app, "HEAD", path).status < 500
+
+
+def test_models_without_a_name_is_400(app: App) -> None:
+    reply = call(app, "GET", "/v1/models")
+    assert (reply.status, reply.error) == (400, "Missing model name in request.")
+
+
+@pytest.mark.parametrize("path", ["/", "/v2", "/v10/models/a", "/favicon.ico", "/V3", "//v1/models", "/\udcff"])
+def test_anything_else_is_404(app: App, path: str) -> None:
+    reply = call(app, "GET", path)
+    assert reply.status == 404
+    assert reply.error
+
+
+def test_a_message_quotes_no_more_than_a_piece_of_the_url(app: App) -> None:
+    for path in ("/v1/" + "a" * 60_000, "/" + "a" * 60_000):
+        assert len(call(app, "GET", path).error) < 1000
+
+
+@pytest.mark.parametrize(
+    "name", ["a b", "ü", "模型", "a%b", "a?b#c", 'a"b', "a.b-c_d", "\U0001f600", "..", "%2F", "\t"]
+)
+def test_a_name_may_have_any_characters_but_slash_and_colon(name: str) -> None:
+    with stage(1, name=name) as s:
+        app = app_of(s)
+        encoded = quote(name, safe="")
+        assert call(app, "POST", f"/v1/models/{encoded}:predict", ROWS).status == 200
+        assert call(app, "GET", f"/v1/models/{encoded}/metadata").body["model_spec"]["name"] == name
+        assert call(app, "GET", f"/v1/models/{encoded}").status == 200
+
+
+@pytest.mark.parametrize("name", ["%FF", "a%C3%28", "%ED%A0%80", "\udcff", "a\udc80b", "%00", "%0D%0Ax: y", "%"])
+def test_a_name_that_is_no_text_is_not_found_and_does_no_harm(app: App, name: str) -> None:
+    for method, path in (("POST", f"/v1/models/{name}:predict"), ("GET", f"/v1/models/{name}")):
+        reply = call(app, method, path, ROWS)
+        assert reply.status == 404
+        assert reply.error
+        assert reply.headers.keys() == {"content-type", "content-length"}
+
+
+@pytest.mark.parametrize("size", [MAX_BODY, MAX_BODY + 1])
+@pytest.mark.parametrize("is_chunked", [True, False])
+def test_a_body_may_be_so_large_and_no_larger(app: App, size: int, is_chunked: bool) -> None:
+    body = ROWS + b" " * (size - len(ROWS))
+    chunks = [body[i : i + 100] for i in range(0, size, 100)]
+    reply = call(app, "POST", PREDICT, chunks if is_chunked else body)
+    if size == MAX_BODY:
+        assert reply.status == 200
+    else:
+        assert reply.status == 413
+        assert str(MAX_BODY) in reply.error
+        assert "--max_body_size" in reply.error
+
+
+def test_a_body_that_says_it_is_too_large_is_not_read(app: App) -> None:
+    reply = call(app, "POST", PREDICT, b"x", headers={"content-length": str(MAX_BODY + 1)})
+    assert (reply.status, reply.chunks_read) == (413, 0)
+
+
+def test_a_body_without_an_end_is_not_read_to_it(app: App) -> None:
+    reply = call(app, "POST", PREDICT, [b"x" * 100] * 1000)
+    assert reply.status == 413
+    assert reply.chunks_read <= MAX_BODY // 100 + 1
+
+
+def test_a_body_that_is_longer_than_it_says_is_stopped_too(app: App) -> None:
+    reply = call(app, "POST", PREDICT, [b"x" * 100] * 1000, headers={"content-length": "5"})
+    assert reply.status == 413
+    assert reply.chunks_read <= MAX_BODY // 100 + 1
+
+
+@pytest.mark.parametrize("declared", ["", "-1", "+5", "1e3", "five", "5.0", "\xb2", "0x10", "1_0"])
+def test_a_length_that_is_no_number_is_400(app: App, declared: str) -> None:
+    reply = call(app, "POST", PREDICT, ROWS, headers={"content-length": declared})
+    assert reply.status == 400
+    assert "Content-Length" in reply.error
+
+
+def test_a_length_of_any_number_of_digits_is_a_number(app: App) -> None:
+    assert call(app, "POST", PREDICT, ROWS, headers={"content-length": "9" * 5000}).status == 413
+    assert call(app, "POST", PREDICT, [ROWS], headers={"content-length": f"{len(ROWS):025}"}).status == 200
+
+
+def test_a_body_in_pieces_is_put_together(app: App) -> None:
+    pieces = [ROWS[:5], b"", ROWS[5:6], ROWS[6:]]
+    assert call(app, "POST", PREDICT, pieces).body == call(app, "POST", PREDICT, ROWS).body
+
+
+UNAVAILABLE = [
+    StorageUnavailable("no such bucket: models"),
+    LoadFailed("Incorrect weights in bin file!"),
+    LoadPending("still loading"),
+    CacheFull("most by requests now"),
+]
+
+
+@pytest.mark.parametrize("error", UNAVAILABLE, ids=lambda error: type(error).__name__)
+def test_what_may_be_over_soon_is_503_with_when_to_come_again(error: Exception) -> None:
+    with stage(1) as s:
+        s.loader.broken[1] = error
+        app = app_of(s)
+        for reply in (call(app, "POST", PREDICT, ROWS), call(app, "GET", f"{MODEL}/metadata")):
+            assert reply.status == 503
+            assert int(reply.headers["retry-after"]) >= 1
+            assert str(error) in reply.error
+
+
+def test_a_model_that_will_never_fit_is_507() -> None:
+    with stage(1) as s:
+        s.loader.broken[1] = ModelTooLarge("1 needs 5 bytes; the whole budget is 4")
+        reply = call(app_of(s), "POST", PREDICT, ROWS)
+    assert (reply.status, reply.error) == (507, "1 needs 5 bytes; the whole budget is 4")
+    assert "retry-after" not in reply.headers
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(Overloaded("busy"), 503), (InferenceFailed("engine"), 500), (Unsupported("labels"), 501)]
+)
+def test_what_the_engine_says_is_passed_on(s: Stage, app: App, error: Exception, status: int) -> None:
+    call(app, "POST", PREDICT, ROWS)
+    s.loader.servables[2].bug = error
+    reply = call(app, "POST", PREDICT, ROWS)
+    assert (reply.status, reply.error) == (status, str(error))
+
+
+def test_an_overload_at_the_front_is_503(s: Stage) -> None:
+    async def refuse(_: Callable[[], bytes]) -> bytes:
+        raise Overloaded("256 requests are in flight")
+
+    app = create_app(s.server, refuse, MAX_BODY, lambda: True)
+    reply = call(app, "POST", PREDICT, ROWS)
+    assert (reply.status, reply.headers["retry-after"]) == (503, "1")
+
+
+def tracebacks(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.exc_text or "" for record in caplog.records if record.exc_info]
+
+
+def test_a_bug_is_500_shown_to_nobody_and_logged_once(s: Stage, app: App, caplog: pytest.LogCaptureFixture) -> None:
+    call(app, "POST", PREDICT, ROWS)
+    s.loader.servables[2].bug = ZeroDivisionError(SECRET)
+    caplog.clear()
+    reply = call(app, "POST", PREDICT, ROWS)
+    assert (reply.status, reply.body) == (500, {"error": "internal error"})
+    assert reply.headers == {"content-type": "application/json", "content-length": str(len(reply.content))}
+    assert len(tracebacks(caplog)) == 1
+    assert SECRET in caplog.text
+    assert "HalfPlusTwo" not in reply.content.decode()
+    # It was that request's trouble and nobody else's.
+    s.loader.servables[2].bug = None
+    assert call(app, "POST", PREDICT, ROWS).status == 200
+
+
+def test_a_bug_while_loading_is_500_too(s: Stage, app: App, caplog: pytest.LogCaptureFixture) -> None:
+    s.loader.broken[2] = ZeroDivisionError(SECRET)
+    for method, path in (("POST", PREDICT), ("GET", f"{MODEL}/metadata")):
+        caplog.clear()
+        reply = call(app, method, path, ROWS)
+        assert (reply.status, reply.body) == (500, {"error": "internal error"})
+        assert len(tracebacks(caplog)) == 1
+
+
+def test_the_clients_mistakes_are_not_logged_as_ours(app: App, caplog: pytest.LogCaptureFixture) -> None:
+    call(app, "POST", PREDICT, b"{")
+    call(app, "POST", "/v1/models/other:predict", ROWS)
+    call(app, "POST", PREDICT, b"x" * (MAX_BODY + 1))
+    call(app, "DELETE", MODEL)
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_a_client_that_leaves_is_no_bug(app: App, s: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    call(app, "POST", PREDICT, [ROWS[:10]], is_cut=True)
+    assert tracebacks(caplog) == []
+    assert s.loader.loads == []
+
+
+def test_a_log_line_cannot_be_forged_by_a_path(s: Stage, app: App, caplog: pytest.LogCaptureFixture) -> None:
+    s.loader.broken[2] = ZeroDivisionError(SECRET)
+    with stage(1, name="a\nERROR forged") as forged:
+        forged.loader.broken[1] = ZeroDivisionError(SECRET)
+        call(app_of(forged), "POST", "/v1/models/a%0AERROR forged:predict", ROWS)
+    (record,) = [record for record in caplog.records if record.exc_info]
+    assert "\n" not in record.getMessage()
+
+
+class NotFinite(HalfPlusTwo):
+    def predict(self, signature_name: str, inputs: Any) -> Any:
+        return {"y": np.array([np.nan, np.inf, -np.inf], np.float32)}
+
+
+def test_tokens_for_what_is_not_finite_go_in_and_out() -> None:
+    with stage(1, make=NotFinite) as s:
+        reply = call(app_of(s), "POST", PREDICT, b'{"instances": [NaN, Infinity, -Infinity]}')
+    assert reply.content == b'{"predictions":[NaN,Infinity,-Infinity]}'
+
+
+class Uneven(HalfPlusTwo):
+    def predict(self, signature_name: str, inputs: Any) -> Any:
+        return {"y": np.zeros(2, np.float32), "version": np.zeros(3, np.int64)}
+
+
+def test_outputs_that_have_not_a_row_for_each_row_are_400_in_rows_only() -> None:
+    with stage(1, make=Uneven) as s:
+        app = app_of(s)
+        assert "inconsistent batch size" in call(app, "POST", PREDICT, ROWS).error
+        assert call(app, "POST", PREDICT, COLUMNS).body == {"outputs": {"y": [0, 0], "version": [0, 0, 0]}}
+
+
+@pytest.mark.parametrize(
+    ("path", "is_ready", "status"),
+    [
+        ("/v2/health/live", False, 200),
+        ("/v2/health/live", True, 200),
+        ("/v2/health/ready", False, 503),
+        ("/v2/health/ready", True, 200),
+    ],
+)
+def test_health_is_asked_for_and_loads_nothing(s: Stage, path: str, is_ready: bool, status: int) -> None:
+    assert call(app_of(s, is_ready=lambda: is_ready), "GET", path).status == status
+    assert s.loader.loads == []
+
+
+def test_health_is_asked_anew_each_time(s: Stage) -> None:
+    gate = Gate()
+    app = app_of(s, is_ready=gate.opened.is_set)
+    assert call(app, "GET", "/v2/health/ready").status == 503
+    gate.open()
+    assert call(app, "GET", "/v2/health/ready").status == 200
+
+
+def statuses(reply: Reply) -> dict[str, str]:
+    return {status["version"]: status["state"] for status in reply.body["model_version_status"]}
+
+
+def test_a_request_waits_for_no_other_models_trouble(s: Stage, app: App) -> None:
+    s.loader.broken[1] = LoadFailed("broken")
+    assert call(app, "POST", f"{MODEL}/versions/1:predict", ROWS).status == 503
+    assert call(app, "POST", PREDICT, ROWS).status == 200
+    assert statuses(call(app, "GET", MODEL)) == {"1": "END", "2": "AVAILABLE"}

@@ -101,8 +101,8 @@ class Settings:
     )
     disk_budget: int = option(BYTES, 0, "bytes of downloads to keep; 0 for what is free in the cache directory")
     memory_budget: int = option(BYTES, 0, "bytes of loaded models to keep; 0 for 70 percent of the machine's memory")
-    # A batch of a hundred 224x224 images as JSON, and what a 2 GiB container survives.
-    max_body_size: int = option(BYTES, 256 << 20, "bytes that the body of a REST request may have")
+    # Forty 224x224 images as JSON. Reading one may take twenty times its size in memory, if it is not plain numbers.
+    max_body_size: int = option(BYTES, 64 << 20, "bytes that the body of a REST request may have")
     # Each holds its body in memory, and a caller who waits longer than this many others is better told so.
     max_in_flight: int = option(COUNT, 256, "REST or gRPC requests at a time; further ones are refused with 503")
     # docker stop and Cloud Run kill ten seconds after SIGTERM.

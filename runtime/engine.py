@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -66,9 +67,16 @@ def openvino() -> Any:
 class OpenVinoLoader:
     """Makes servables of versions whose files come from ``files``. One OpenVINO core serves all."""
 
-    def __init__(self, files: ModelCache[Contents, LocalModel], config: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        files: ModelCache[Contents, LocalModel],
+        config: Mapping[str, str] | None = None,
+        *,
+        pool_timeout: float = POOL_TIMEOUT,
+    ) -> None:
         self._files = files
         self._config = {**DEFAULTS, **(config or {})}
+        self._pool_timeout = pool_timeout
 
     def estimate(self, version: ModelVersion) -> int:
         # The weights as mapped from the file, and once more as the plugin lays them out for its kernels.
@@ -85,12 +93,12 @@ class OpenVinoLoader:
         with ExitStack() as stack:
             files = stack.enter_context(self._files.lease(version.contents))
             started = time.perf_counter()
-            compiled = self._compile(version, files.directory)
-            servable = OpenVinoServable(str(version), compiled, self.estimate(version), stack.pop_all())
+            servable = self._make(version, files.directory)
+            servable.resources.push(stack.pop_all())
         logger.info("loaded %s in %.2f s", version, time.perf_counter() - started)
         return servable
 
-    def _compile(self, version: ModelVersion, directory: Path) -> Any:
+    def _make(self, version: ModelVersion, directory: Path) -> OpenVinoServable:
         try:
             path = _model_file(version, directory)
         except FileNotFoundError as exc:
@@ -98,22 +106,21 @@ class OpenVinoLoader:
             self._files.retire(version.contents)
             raise LoadFailed(f"the files of {version} have gone from the cache directory") from exc
         try:
-            return _core().compile_model(path, DEVICE, self._config)
+            compiled = _core().compile_model(path, DEVICE, self._config)
+            return OpenVinoServable(str(version), compiled, self.estimate(version), self._pool_timeout)
         # OpenVINO's only error class.
         except RuntimeError as exc:
             raise LoadFailed(f"cannot load {version} from {path.name}: {_reason(exc, directory)}") from exc
 
 
 class OpenVinoServable:
-    def __init__(self, name: str, compiled: Any, size: int, resources: ExitStack) -> None:
+    def __init__(self, name: str, compiled: Any, size: int, pool_timeout: float) -> None:
         self.size = size
+        self.resources = ExitStack()
+        """What is held for as long as this lives: the lease of its files. Closed by `close`."""
         self._name = name
-        self._resources = resources
-        try:
-            inputs, outputs = _specs("input", compiled.inputs), _specs("output", compiled.outputs)
-        except BaseException:
-            resources.close()
-            raise
+        self._pool_timeout = pool_timeout
+        inputs, outputs = _specs("input", compiled.inputs), _specs("output", compiled.outputs)
         self._signature = Signature(inputs, outputs)
         self.signatures = {DEFAULT_SIGNATURE: self._signature}
         self._is_dynamic = any(spec.shape is None or DYNAMIC in spec.shape for spec in inputs.values())
@@ -141,14 +148,14 @@ class OpenVinoServable:
     def close(self) -> None:
         while not self._requests.empty():
             self._requests.get()
-        self._resources.close()
+        self.resources.close()
 
     @contextmanager
     def _borrow(self) -> Iterator[Any]:
         try:
-            request = self._requests.get(timeout=POOL_TIMEOUT)
+            request = self._requests.get(timeout=self._pool_timeout)
         except queue.Empty:
-            raise Overloaded(f"{self._name} had no free infer request for {POOL_TIMEOUT:.0f} s") from None
+            raise Overloaded(f"{self._name} had no free infer request for {self._pool_timeout:.0f} s") from None
         try:
             yield request
         finally:
@@ -158,7 +165,10 @@ class OpenVinoServable:
         try:
             for i, array in enumerate(arrays):
                 request.set_input_tensor(i, _tensor(array))
-            request.infer()
+            # Not infer(): with one inference thread OpenVINO 2026.4 loses its exceptions, and the request is answered
+            # with what the one before it left in the output tensors.
+            request.start_async()
+            request.wait()
         except RuntimeError as exc:
             # With open dimensions only the graph itself can tell which sizes go together.
             if self._is_dynamic:
@@ -185,7 +195,7 @@ def _reason(exc: RuntimeError, directory: Path | None = None) -> str:
     text = str(exc).replace(f"{directory}/", "") if directory else str(exc)
     lines = [line.strip() for line in text.splitlines()]
     telling = [line for line in lines if line and not line.startswith(("Exception from ", "Check '"))]
-    return " ".join(telling or lines)[:500]
+    return re.sub(r" (failed )?at src/\S+", r" \1", " ".join(telling or lines))[:500].strip()
 
 
 def _specs(kind: str, ports: list[Any]) -> dict[str, TensorSpec]:

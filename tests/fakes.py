@@ -100,10 +100,12 @@ class Thing:
         with self._loader.lock:
             self.users += 1
             self._loader.expect(not self.is_closed, f"{self} was handed out closed")
-        yield
-        with self._loader.lock:
-            self._loader.expect(not self.is_closed, f"{self} was closed while leased")
-            self.users -= 1
+        try:
+            yield
+        finally:
+            with self._loader.lock:
+                self._loader.expect(not self.is_closed, f"{self} was closed while leased")
+                self.users -= 1
 
     def close(self) -> None:
         self._loader.close(self)

@@ -1,4 +1,4 @@
-"""The exact reader of predict JSON: takes all that TensorFlow Serving takes, and says what is wrong with the rest.
+"""The exact reader of predict JSON: takes whatever is of the format, and says what is wrong with the rest.
 
 It walks Python lists and is slow by comparison; `json_fast` takes the common case. Texts of errors are TensorFlow
 Serving's (``util/json_tensor.cc``), followed by what was wanted where those do not say it.

@@ -27,7 +27,7 @@ def test_the_promised_defaults() -> None:
         "log_level": "INFO",
         "disk_budget": 0,
         "memory_budget": 0,
-        "max_body_size": 256 * 1024 * 1024,
+        "max_body_size": 64 * 1024 * 1024,
         "max_in_flight": 256,
         "shutdown_timeout": 8.0,
         "s3_endpoint": "",

@@ -611,20 +611,23 @@ def restless_threads() -> Iterator[None]:
 SIZES = {"a": 10, "b": 20, "c": 30, "d": 40, "e": 45, "huge": 101}
 
 
-def hammer(loader: FakeLoader, cache: Cache, seed: int, rounds: int, retiring: bool) -> list[str]:
+def hammer(loader: FakeLoader, cache: Cache, seed: int, rounds: int, retiring: bool) -> set[str]:
     """Do a bit of everything, and return what came of it."""
     dice = random.Random(seed)
-    outcomes: list[str] = []
+    outcomes = set()
     for _ in range(rounds):
-        key = dice.choice("aaabbcde") if dice.random() < 0.99 else "huge"
+        keys = [dice.choice("aaabbcde") if dice.random() < 0.99 else "huge" for _ in range(dice.choice([1, 1, 2, 3]))]
         if retiring and dice.random() < 0.1:
-            cache.retire(key)
+            cache.retire(keys[0])
         try:
-            with cache.lease(key, timeout=dice.choice([None, 0, 0.001, PATIENCE])) as thing, thing.in_use():
-                loader.expect(thing.key == key, f"{thing} was handed out for {key}")
-            outcomes.append("used")
-        except (CacheFull, LoadPending, ModelTooLarge, LoadFailed, StorageUnavailable) as exc:
-            outcomes.append(type(exc).__name__)
+            with contextlib.ExitStack() as leases:
+                for key in keys:
+                    thing = leases.enter_context(cache.lease(key, dice.choice([None, 0, 0.001, PATIENCE])))
+                    leases.enter_context(thing.in_use())
+                    loader.expect(thing.key == key, f"{thing} was handed out for {key}")
+            outcomes.add("used")
+        except (CacheFull, LoadPending, ModelTooLarge, StorageUnavailable) as exc:
+            outcomes.add(type(exc).__name__)
     return outcomes
 
 
@@ -637,8 +640,8 @@ def test_no_promise_is_broken_by_many_threads(make_cache: MakeCache, pool: Threa
     loader.load_errors["e"] = StorageUnavailable("no network")
     loader.estimates.update(a=15, c=35)
     threads = [pool.submit(hammer, loader, cache, seed, 400, retiring) for seed in range(8)]
-    outcomes = {outcome for thread in threads for outcome in thread.result(30)}
-    assert {"used", "CacheFull", "ModelTooLarge", "StorageUnavailable"} <= outcomes
+    # Each of these happens even if the threads happen to run one after the other.
+    assert all(thread.result(45) >= {"used", "CacheFull", "StorageUnavailable"} for thread in threads)
     assert loader.violations == []
     # Whatever is left is idle, and the cache's account of it is the loader's.
     used = sum(SIZES[key] for key in loader.present)

@@ -369,6 +369,40 @@ def test_a_version_loaded_anew_keeps_its_files_when_the_retired_one_goes(files: 
     assert list(root.iterdir()) == []
 
 
+def test_a_version_retired_and_still_in_use_keeps_its_files_when_the_new_one_goes(files: Files, root: Path) -> None:
+    contents = contents_of(stored())
+    with files.lease(contents) as old:
+        files.retire(contents)
+        with files.lease(contents):
+            pass
+        files.retire(contents)
+        assert files_below(old.directory) == FILES
+    assert list(root.iterdir()) == []
+
+
+def test_what_another_process_uses_is_not_removed(root: Path) -> None:
+    """The cache directory's default is one for all processes of a user. Each has a downloader of its own."""
+    contents = contents_of(stored())
+    one, other = Downloader(root).load(contents), Downloader(root).load(contents)
+    one.close()
+    assert files_below(other.directory) == FILES
+    other.close()
+    assert list(root.iterdir()) == []
+
+
+def test_a_version_that_has_moved_is_read_where_it_is_now(root: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    (base / "1").mkdir(parents=True)
+    (base / "1" / "model.xml").write_bytes(b"<net/>")
+    storage = open_storage(str(base))
+    files = Files(Downloader(root), 1 << 20)
+    with files.lease(ModelRepository("m", storage).find(1).contents):
+        pass
+    (base / "1").rename(base / "2")
+    with files.lease(ModelRepository("m", storage).find(2).contents) as model:
+        assert files_below(model.directory) == {"model.xml": b"<net/>"}
+
+
 def test_evicting_makes_room_on_the_disk(root: Path) -> None:
     storage = MemoryStorage({"1/a": b"x" * 600, "2/b": b"y" * 600})
     files = Files(Downloader(root), 1000)

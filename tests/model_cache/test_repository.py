@@ -295,27 +295,22 @@ class Listings:
 
 
 class FailingListings(Listings):
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self._error = error
+
     def __call__(self) -> None:
         super().__call__()
-        unavailable()
+        raise self._error
 
 
-def test_the_first_listing_is_waited_for_and_made_once(clock: Clock, pool: ThreadPoolExecutor) -> None:
-    storage = MemoryStorage({"1/a": b"a"})
-    models = repository(storage, clock)
-    storage.before_list = listings = Listings()
-    callers = [pool.submit(models.versions) for _ in range(8)]
-    listings.gate.wait_until_reached()
-    listings.gate.open()
-    assert [list(caller.result(PATIENCE)) for caller in callers] == [[1]] * 8
-    assert listings.count == 1
-
-
-def test_those_who_waited_for_a_first_listing_share_its_failure(clock: Clock, pool: ThreadPoolExecutor) -> None:
-    """With the network down a try takes half a minute, and the last of many callers must not wait for all of them."""
+def fail_first_listing(
+    clock: Clock, pool: ThreadPoolExecutor, error: Exception
+) -> tuple[int, set[type[BaseException | None]]]:
+    """Let eight callers wait for a first listing that fails; return how many listings there were, and the errors."""
     storage = MemoryStorage()
     models = repository(storage, clock)
-    storage.before_list = listings = FailingListings()
+    storage.before_list = listings = FailingListings(error)
     first = pool.submit(models.versions)
     listings.gate.wait_until_reached()
     on_their_way = threading.Barrier(8)
@@ -329,6 +324,30 @@ def test_those_who_waited_for_a_first_listing_share_its_failure(clock: Clock, po
     # No event tells that a thread waits for a lock. Whoever comes too late to wait lists again, rightly.
     time.sleep(0.1)
     listings.gate.open()
-    failures = [caller.exception(PATIENCE) for caller in [first, *others]]
-    assert {type(failure) for failure in failures} == {StorageUnavailable}
-    assert listings.count < 8
+    errors = {type(caller.exception(PATIENCE)) for caller in [first, *others]}
+    return listings.count, errors
+
+
+def test_those_who_waited_for_a_first_listing_share_its_failure(clock: Clock, pool: ThreadPoolExecutor) -> None:
+    """With the network down a try takes half a minute, and the last of many callers must not wait for all of them."""
+    listings, errors = fail_first_listing(clock, pool, StorageUnavailable("no network"))
+    assert errors == {StorageUnavailable}
+    assert listings < 8
+
+
+def test_those_who_waited_for_a_bug_are_not_told_of_a_storage_that_is_away(
+    clock: Clock, pool: ThreadPoolExecutor
+) -> None:
+    _, errors = fail_first_listing(clock, pool, ZeroDivisionError())
+    assert errors == {ZeroDivisionError}
+
+
+def test_the_first_listing_is_waited_for_and_made_once(clock: Clock, pool: ThreadPoolExecutor) -> None:
+    storage = MemoryStorage({"1/a": b"a"})
+    models = repository(storage, clock)
+    storage.before_list = listings = Listings()
+    callers = [pool.submit(models.versions) for _ in range(8)]
+    listings.gate.wait_until_reached()
+    listings.gate.open()
+    assert [list(caller.result(PATIENCE)) for caller in callers] == [[1]] * 8
+    assert listings.count == 1

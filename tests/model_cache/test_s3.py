@@ -281,13 +281,22 @@ def test_a_whole_bucket_may_be_a_models_base(bucket: SeaweedFS, become: BecomeS3
     assert (tmp_path / "here").read_bytes() == DATA
 
 
-def test_an_endpoint_is_addressed_by_path_and_needs_no_region(storage: Storage, proxy: FaultProxy) -> None:
+def test_an_endpoint_needs_no_region(storage: Storage, proxy: FaultProxy) -> None:
     # The fixtures set keys and nothing else: no region, no profile.
     keys(storage)
+    assert "/us-east-1/s3/aws4_request" in proxy.requests[0].headers["authorization"]
+
+
+def test_an_endpoint_is_addressed_by_path_and_needs_no_name_for_each_bucket(
+    bucket: SeaweedFS, proxy: FaultProxy, become: BecomeS3User
+) -> None:
+    become(bucket.reader)
+    # By name: below an address the SDK cannot put the bucket anyway.
+    name = proxy.address.replace("127.0.0.1", "localhost")
+    assert keys(open_storage("s3://models/faults", endpoint=f"http://{name}")) == ["1/model.bin", "1/model.xml"]
     [request] = proxy.requests
     assert request.path.startswith("/models?")
-    assert request.headers["host"] == proxy.address
-    assert "/us-east-1/s3/aws4_request" in request.headers["authorization"]
+    assert request.headers["host"] == name
 
 
 def test_the_region_is_the_sdks_own(

@@ -64,6 +64,20 @@ def adder() -> Any:
     return _model([a, b], y=ops.add(a, b))
 
 
+def reshaper() -> Any:
+    """``y = x in the shape that is asked for``, which fails while it runs if x is not of that size."""
+    x, shape = _input("x", "f32", (4,)), _input("shape", "i64", (2,))
+    return _model([x, shape], y=ops.reshape(x, shape, False))
+
+
+def twins() -> Any:
+    """A model with two outputs of one name."""
+    x = _input("x", "f32", (DYNAMIC,))
+    y = ops.add(x, x)
+    y.output(0).get_tensor().set_names({"y"})
+    return openvino().Model([ops.result(y), ops.result(y)], [x], "twins")
+
+
 def summer() -> Any:
     """``total = sum of x``, a scalar."""
     x = _input("x", "f32", (DYNAMIC,))

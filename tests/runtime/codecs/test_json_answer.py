@@ -98,6 +98,11 @@ def test_rows_of_what_has_no_rows_are_refused(outputs: Tensors, message: str) ->
     assert encode(outputs, False)
 
 
+def test_rows_of_no_outputs_are_refused() -> None:
+    with pytest.raises(InvalidRequest, match="Cannot convert empty tensor map to JSON"):
+        encode({}, True)
+
+
 HARD_NAMES = ["null", 'a"null', "\\", '\\"null\\"', "a,null,b", "é ☃ 𝄞", "\n\t\x00", "NaN", "", "[null]"]
 
 

@@ -14,22 +14,26 @@ from runtime.servicers import SERVICES, service_handlers
 MAX_MESSAGE = 2**31 - 1
 """Bytes, both ways; TensorFlow Serving's limit, and gRPC's."""
 
+RESERVE = 8
+"""Threads beyond those for calls that may take long."""
+
 
 class GrpcServer:
     def __init__(self, server: ModelServer, address: str, port: int, *, max_in_flight: int) -> None:
         self._target = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
         self._health = health.HealthServicer()
         self._grpc = grpc.server(
-            ThreadPoolExecutor(min(32, max_in_flight), thread_name_prefix="grpc"),
+            # As many as there may be calls, and some that answer health checks and refusals meanwhile.
+            ThreadPoolExecutor(max_in_flight + RESERVE, thread_name_prefix="grpc"),
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE),
                 ("grpc.max_send_message_length", MAX_MESSAGE),
                 # Two servers on one port would each get a part of the requests; we want to hear of it instead.
                 ("grpc.so_reuseport", 0),
             ],
-            maximum_concurrent_rpcs=max_in_flight,
+            maximum_concurrent_rpcs=2 * max_in_flight + RESERVE,
         )
-        self._grpc.add_generic_rpc_handlers(tuple(service_handlers(server)))
+        self._grpc.add_generic_rpc_handlers(tuple(service_handlers(server, max_in_flight)))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
 

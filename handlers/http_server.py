@@ -18,13 +18,14 @@ BACKLOG = 2048
 
 
 class Workers:
-    """Threads for blocking calls, and a limit to how many calls may be under way or waiting for a thread.
+    """Threads for blocking calls, as many as there may be calls.
 
-    Most of them wait: for a load, or for an infer request. So there are more than there are cores.
+    Most of them wait, for a load or for an infer request; with fewer threads, requests for one model that is slow to
+    load would hold up those for another. Threads are made when they are first needed.
     """
 
-    def __init__(self, threads: int, limit: int) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="rest")
+    def __init__(self, limit: int) -> None:
+        self._pool = ThreadPoolExecutor(limit, thread_name_prefix="rest")
         self._limit = limit
         # Added to on the event loop's thread, taken from by whichever thread ends the call. A call whose client has
         # gone stays here until it ends.
@@ -36,7 +37,11 @@ class Workers:
         future = self._pool.submit(call)
         self._calls.add(future)
         future.add_done_callback(self._calls.discard)
-        return await asyncio.wrap_future(future)
+        try:
+            return await asyncio.wrap_future(future)
+        finally:
+            # If it raised, its error's traceback has this frame, and the frame had it: a circle with a body in it.
+            del future
 
     def close(self) -> bool:
         """Take no more calls, and return whether none is left unfinished."""
@@ -51,9 +56,9 @@ class HttpServer:
         self._address = address
         self._port = port
         self._ready = threading.Event()
-        self._workers = Workers(min(32, max_in_flight), max_in_flight)
+        self._workers = Workers(max_in_flight)
         config = uvicorn.Config(
-            create_app(server, self._workers.run, max_body, self._ready.is_set),
+            create_app(server, self._workers.run, max_body, self._ready.is_set, max_in_flight),
             loop="uvloop",
             http="httptools",
             ws="none",
@@ -92,7 +97,10 @@ class HttpServer:
 
 
 def _listen(address: str, port: int) -> socket.socket:
-    family, kind, protocol, _, where = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+    except OSError as exc:
+        raise OSError(f"cannot listen on {address}:{port}: {exc.strerror}") from exc
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -21,7 +21,7 @@ from typing import Protocol
 from handlers.build import build_server
 from handlers.settings import Settings, SettingsError
 from model_cache.cache import FAILURE_TTL
-from model_cache.errors import LoadFailed, ModelCacheError
+from model_cache.errors import BlobChanged, LoadFailed, ModelCacheError
 from model_cache.repository import ServableId
 from runtime.server import ModelServer
 
@@ -68,7 +68,7 @@ def serve(settings: Settings) -> int:
                 started.append(front)
             code = _main_loop(settings, started, events)
         except (ModelCacheError, OSError) as exc:
-            logger.error("cannot start: %s", exc)
+            logger.error("cannot start %s from %s: %s", settings.model_name, settings.model_path, exc)
             code = START_FAILED
         finished = _drain(started, settings.shutdown_timeout)
     _report(finished, settings.shutdown_timeout, code)
@@ -82,19 +82,25 @@ def serve(settings: Settings) -> int:
 def _load(server: ModelServer, name: str, events: queue.SimpleQueue[Event]) -> None:
     """Load the model and report how it went; go on trying if its files are broken, as they may be replaced."""
     reported = ""
+    is_second = False
     while True:
         try:
-            events.put(server.start(name))
-        except LoadFailed as exc:
+            return events.put(server.start(name))
+        except ModelCacheError as exc:
+            if isinstance(exc, BlobChanged) and not is_second:
+                # Somebody was just uploading; it is listed anew.
+                is_second = True
+                continue
+            if not isinstance(exc, LoadFailed) and not reported:
+                return events.put(exc)
             if str(exc) != reported:
-                events.put(exc)
+                # Whatever it is while the files are being replaced, it is no reason any more to end the process.
+                events.put(LoadFailed(str(exc)))
             reported = str(exc)
             time.sleep(FAILURE_TTL)
         # Raised again on the main thread, which is the one that can end the process.
         except BaseException as exc:  # noqa: BLE001
             return events.put(exc)
-        else:
-            return
 
 
 def _fronts(settings: Settings, server: ModelServer) -> Iterator[Front]:

@@ -62,7 +62,7 @@ class _Entry(Generic[T]):
     def __init__(self, key: object, size: int) -> None:
         self.key = key
         self.size = size
-        # Includes callers still waiting for the load, so an entry with no leases
+        # Includes callers still waiting for the load and the load itself, so an entry with no leases
         # is always loaded and never about to be used.
         self.leases = 1
         self.retired = False
@@ -98,7 +98,7 @@ class ModelCache(Generic[K, T]):
     def __repr__(self) -> str:
         with self._lock:
             entries = ", ".join(
-                f"{key} {'loaded' if entry.future.done() else 'loading'} {entry.leases}"
+                f"{key} loaded {entry.leases}" if entry.future.done() else f"{key} loading {entry.leases - 1}"
                 for key, entry in self._entries.items()
             )
             return f"<ModelCache {self._used}/{self._budget} [{entries}]>"
@@ -108,8 +108,8 @@ class ModelCache(Generic[K, T]):
         """Hold the thing for the length of a with block, loading it first if it is not there.
 
         Args:
-            key: what to load; one load at a time, whose outcome all callers share.
-            timeout: seconds to wait for a load that another caller has begun; None for as long as it takes.
+            key: what to load; one load at a time, in a thread of its own, whose outcome all callers share.
+            timeout: seconds to wait for the load; None for as long as it takes.
 
         Raises:
             ModelTooLarge, CacheFull: there is no room, and there can be none or is none now.
@@ -118,9 +118,9 @@ class ModelCache(Generic[K, T]):
             Exception: whatever else the loader raised.
         """
         entry, victims = self._admit(key, self._loader.estimate(key))
+        if victims is not None:
+            self._begin_load(key, entry, victims)
         try:
-            if victims is not None:
-                self._load(key, entry, victims)
             yield self._wait(key, entry, timeout)
         finally:
             self._release(entry)
@@ -133,8 +133,8 @@ class ModelCache(Generic[K, T]):
                 return
             del self._entries[key]
             entry.retired = True
-            idle = self._begin_close([entry] if entry.leases == 0 else [])
-        self._close(idle, "closing")
+            unwanted = self._begin_close([entry] if entry.leases == 0 else [])
+        self._close(unwanted, "closing")
 
     def close(self) -> None:
         """Retire everything."""
@@ -170,6 +170,7 @@ class ModelCache(Generic[K, T]):
             self._check_failure(key)
             victims = self._evict(key, size)
             entry = self._entries[key] = _Entry(key, size)
+            entry.leases += 1
             self._used += size
             return entry, victims
 
@@ -179,7 +180,9 @@ class ModelCache(Generic[K, T]):
             return
         # Broken files stay broken; whatever else went wrong may be over by now.
         if isinstance(failure.error, LoadFailed):
-            raise _fresh(failure.error)
+            error = _fresh(failure.error)
+            error.is_repeated = True
+            raise error
 
     def _evict(self, key: K, size: int) -> list[_Entry[T]]:
         """Take out idle entries until ``size`` more bytes fit; the caller closes them."""
@@ -211,6 +214,14 @@ class ModelCache(Generic[K, T]):
             self._closing += entry.size
         return entries
 
+    def _begin_load(self, key: K, entry: _Entry[T], victims: list[_Entry[T]]) -> None:
+        try:
+            threading.Thread(target=self._load, args=(key, entry, victims), name=f"load {key}", daemon=True).start()
+        # The process may have no more threads.
+        except RuntimeError as exc:
+            self._close(victims, "evicting")
+            self._fail(key, entry, exc)
+
     def _load(self, key: K, entry: _Entry[T], victims: list[_Entry[T]]) -> None:
         try:
             self._close(victims, "evicting")
@@ -218,10 +229,11 @@ class ModelCache(Generic[K, T]):
                 # Others may be closing what made room for this one. Closing waits for nobody, so this ends.
                 self._lock.wait_for(lambda: not self._closing or self._used + self._closing <= self._budget)
             value = self._loader.load(key)
-        except BaseException as exc:
+        # Raised again in every thread that waits for it, and nowhere else.
+        except BaseException as exc:  # noqa: BLE001
             self._fail(key, entry, exc)
-            raise
-        self._settle(key, entry, value)
+        else:
+            self._settle(key, entry, value)
 
     def _settle(self, key: K, entry: _Entry[T], value: T) -> None:
         """Correct the estimate by what the thing says it occupies, and let the waiters go."""
@@ -231,8 +243,10 @@ class ModelCache(Generic[K, T]):
             entry.size = value.size
             # Only if the estimate was too low, which a loader promises it is not.
             victims = self._take(self._idle(self._used - self._budget))
-        entry.future.set_result(value)
+            entry.future.set_result(value)
+            unwanted = self._give_back(entry)
         self._close(victims, "evicting")
+        self._close(unwanted, "closing")
 
     def _fail(self, key: K, entry: _Entry[T], error: BaseException) -> None:
         with self._lock:
@@ -243,24 +257,29 @@ class ModelCache(Generic[K, T]):
             # Nothing came of it, so there is nothing to close.
             entry.retired = False
             self._used -= entry.size
-        if isinstance(error, ModelCacheError):
-            logger.warning("loading %s failed: %s", key, error)
-        entry.future.set_exception(error)
+            entry.future.set_exception(error)
 
     def _wait(self, key: K, entry: _Entry[T], timeout: float | None) -> T:
-        # Not the future's own timeout alone: a load may itself fail with a TimeoutError.
-        if not entry.future.done():
-            try:
-                entry.future.exception(timeout)
-            except TimeoutError:
-                raise LoadPending(f"{key} is still loading after {timeout} s; try again later") from None
+        try:
+            error = entry.future.exception(timeout)
+        # Not the load's own: that would be returned.
+        except TimeoutError:
+            raise LoadPending(f"{key} is still loading after {timeout} s; try again later") from None
+        if isinstance(error, ModelCacheError):
+            # An error that the future holds would hold, by its traceback, this frame and so the future: a circle,
+            # and all that the callers' frames hold, such as bodies of requests, waits in it for the collector.
+            raise _fresh(error) from error.__cause__
         return entry.future.result()
 
     def _release(self, entry: _Entry[T]) -> None:
         with self._lock:
-            entry.leases -= 1
-            last = self._begin_close([entry] if entry.retired and entry.leases == 0 else [])
-        self._close(last, "closing")
+            unwanted = self._give_back(entry)
+        self._close(unwanted, "closing")
+
+    def _give_back(self, entry: _Entry[T]) -> list[_Entry[T]]:
+        """End a lease; return the entry if it is retired and that was the last."""
+        entry.leases -= 1
+        return self._begin_close([entry] if entry.retired and entry.leases == 0 else [])
 
     def _close(self, entries: list[_Entry[T]], verb: str) -> None:
         for entry in entries:

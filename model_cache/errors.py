@@ -4,7 +4,9 @@
 
     ModelCacheError
     +-- ModelNotFound        no such model, or no such version of it
-    +-- StorageUnavailable   the store cannot be read now: network, permission, no bucket, changed under way
+    +-- StorageUnavailable   the store cannot be read now: network, permission, no bucket
+    |   +-- BlobChanged      what was listed is not there any more: list again
+    +-- DiskUnusable         the cache directory cannot take the files: rights, owner, no space left
     +-- LoadFailed           the files are here, and no model can be made of them
     +-- ModelTooLarge        larger than the whole budget: waiting will not help
     +-- CacheFull            fits the budget, but everything in it is in use: waiting may help
@@ -13,7 +15,10 @@
 
 
 class ModelCacheError(Exception):
-    """Base of this package's errors."""
+    """Base of this package's errors. Its arguments make it: ``type(error)(*error.args)`` says the same."""
+
+    is_repeated = False
+    """Whether this is the memory of a failure that somebody has been told of before."""
 
 
 class ModelNotFound(ModelCacheError):
@@ -21,6 +26,14 @@ class ModelNotFound(ModelCacheError):
 
 
 class StorageUnavailable(ModelCacheError):
+    pass
+
+
+class BlobChanged(StorageUnavailable):
+    pass
+
+
+class DiskUnusable(ModelCacheError):
     pass
 
 

@@ -129,7 +129,7 @@ class ModelRepository:
             return known
         try:
             # Those who have waited for a first listing share its failure; one after the other they would wait long.
-            if self._versions is None and self._listings > listings:
+            if self._versions is None and self._listings > listings and self._failure:
                 raise StorageUnavailable(self._failure)
             return self._refresh()
         finally:
@@ -157,6 +157,7 @@ class ModelRepository:
         known, expiries = self._versions, self._expiries
         if known is not None and self._clock() < self._expires:
             return known
+        self._failure = ""
         try:
             found = self._keep_same(known or {}, self._list())
         except StorageUnavailable as exc:

@@ -15,12 +15,12 @@ from urllib.parse import urlsplit
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from urllib3.exceptions import HTTPError
 
-from model_cache.errors import StorageUnavailable
+from model_cache.errors import BlobChanged, StorageUnavailable
 from model_cache.storage import MAX_BLOBS, Blob
 
 if TYPE_CHECKING:
-    from botocore.response import StreamingBody
     from types_boto3_s3 import S3Client
 
 CONNECT_TIMEOUT = 5.0
@@ -43,13 +43,25 @@ def open(url: str, endpoint: str | None) -> S3Storage:
     return S3Storage(parts.netloc, parts.path.strip("/"), endpoint)
 
 
+_GONE = ("PreconditionFailed", "NoSuchKey", "404", "412")
+
+
 class S3Storage:
     in_place: Path | None = None
 
-    def __init__(self, bucket: str, prefix: str, endpoint: str | None) -> None:
+    def __init__(
+        self,
+        bucket: str,
+        prefix: str,
+        endpoint: str | None,
+        *,
+        read_timeout: float = READ_TIMEOUT,
+        fetch_timeout: float = FETCH_TIMEOUT,
+    ) -> None:
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
-        self._client = _client(endpoint)
+        self._client = _client(endpoint, read_timeout)
+        self._fetch_timeout = fetch_timeout
 
     def __str__(self) -> str:
         return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
@@ -75,22 +87,26 @@ class S3Storage:
             raise StorageUnavailable(f"cannot list {self}: {_reason(exc)}") from exc
 
     def fetch(self, blob: Blob, path: Path) -> None:
+        deadline = time.monotonic() + self._fetch_timeout
         for pause in (*_PAUSES, None):
             try:
-                return self._fetch_once(blob, path)
+                return self._fetch_once(blob, path, deadline)
             except _Broken as exc:
                 if pause is None:
                     raise StorageUnavailable(f"cannot fetch {self._url(blob)}: {exc}") from exc
                 time.sleep(pause)
 
-    def _fetch_once(self, blob: Blob, path: Path) -> None:
-        deadline = time.monotonic() + FETCH_TIMEOUT
+    def _fetch_once(self, blob: Blob, path: Path, deadline: float) -> None:
         try:
             # If-Match: bytes of another upload are an error, never part of this version.
             answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + blob.key, IfMatch=blob.etag)
         except _ERRORS as exc:
             # The SDK has tried again what that may help; what is left is final.
-            raise StorageUnavailable(f"cannot fetch {self._url(blob)}: {_reason(exc)}") from exc
+            error = BlobChanged if _code(exc) in _GONE else StorageUnavailable
+            raise error(f"cannot fetch {self._url(blob)}: {_reason(exc)}") from exc
+        if answer["ContentLength"] != blob.size:
+            answer["Body"].close()
+            raise _Broken(f"the answer has {answer['ContentLength']} bytes, want {blob.size}")
         received = 0
         with closing(answer["Body"]) as body, path.open("wb") as file:
             for chunk in _chunks(body):
@@ -99,7 +115,8 @@ class S3Storage:
                     break
                 if time.monotonic() > deadline:
                     raise StorageUnavailable(
-                        f"cannot fetch {self._url(blob)}: {received} of {blob.size} bytes after {FETCH_TIMEOUT:.0f} s"
+                        f"cannot fetch {self._url(blob)}: "
+                        f"{received} of {blob.size} bytes after {self._fetch_timeout:.0f} s"
                     )
                 file.write(chunk)
         if received != blob.size:
@@ -113,19 +130,21 @@ class _Broken(Exception):
     """An answer that had begun well broke off, or is not the object that was listed. The SDK does not retry those."""
 
 
-def _chunks(body: StreamingBody) -> Iterator[bytes]:
+def _chunks(body: Any) -> Iterator[bytes]:
+    """Yield what comes as it comes. The body's own methods wait for a whole chunk, which may trickle in for days."""
     try:
-        yield from body.iter_chunks(_CHUNK)
-    except BotoCoreError as exc:
+        while chunk := body._raw_stream.read1(_CHUNK):
+            yield chunk
+    except HTTPError as exc:
         raise _Broken(_reason(exc)) from exc
 
 
-def _client(endpoint: str | None) -> S3Client:
+def _client(endpoint: str | None, read_timeout: float) -> S3Client:
     # Path style for servers of one's own: bucket.host needs a wildcard DNS record that they seldom have.
     styles: Any = {"addressing_style": "path" if endpoint else "auto"}
     config = Config(
         connect_timeout=CONNECT_TIMEOUT,
-        read_timeout=READ_TIMEOUT,
+        read_timeout=read_timeout,
         retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
         max_pool_connections=32,
         s3=styles,
@@ -135,6 +154,10 @@ def _client(endpoint: str | None) -> S3Client:
     except (BotoCoreError, ValueError) as exc:
         raise StorageUnavailable(f"cannot set up S3: {_reason(exc)}") from exc
     return client
+
+
+def _code(exc: Exception) -> str:
+    return str(exc.response.get("Error", {}).get("Code", "")) if isinstance(exc, ClientError) else ""
 
 
 def _reason(exc: Exception) -> str:

@@ -101,10 +101,10 @@ class OpenVinoLoader:
     def _make(self, version: ModelVersion, directory: Path) -> OpenVinoServable:
         try:
             path = _model_file(version, directory)
-        except FileNotFoundError as exc:
-            # Not ours to miss for ever: next time they are fetched again.
+        except OSError as exc:
+            # Not ours to miss for ever: next time they are looked for again.
             self._files.retire(version.contents)
-            raise LoadFailed(f"the files of {version} have gone from the cache directory") from exc
+            raise LoadFailed(f"the files of {version} have gone or cannot be read: {exc.strerror}") from exc
         try:
             compiled = _core().compile_model(path, DEVICE, self._config)
             return OpenVinoServable(str(version), compiled, self.estimate(version), self._pool_timeout)
@@ -182,11 +182,13 @@ def _core() -> Any:
 
 
 def _model_file(version: ModelVersion, directory: Path) -> Path:
-    for suffix in (".xml", ".onnx"):
-        found = sorted(path for path in directory.iterdir() if path.suffix == suffix)
-        if found:
-            return found[0]
     names = sorted(path.name for path in directory.iterdir())
+    for suffix in (".xml", ".onnx"):
+        found = [name for name in names if name.endswith(suffix)]
+        if len(found) > 1:
+            raise LoadFailed(f"{version} has {len(found)} {suffix} files; want one: {', '.join(found[:10])}")
+        if found:
+            return directory / found[0]
     raise LoadFailed(f"no model in {version}: want one .xml with its .bin, or one .onnx; found {names[:10]}")
 
 

@@ -6,6 +6,7 @@
     +-- InvalidRequest      the client's: malformed, or does not fit the signature
     +-- SignatureNotFound   the client's: the model has no signature of that name
     +-- PayloadTooLarge     the client's: more bytes than this server takes
+    +-- RequestTimeout      the client's: its request did not come to an end
     +-- Unsupported         a well-formed request for what Decant does not do
     +-- Overloaded          more work is waiting than will be done in time
     +-- InferenceFailed     the engine could not run a request that fits the signature
@@ -25,6 +26,10 @@ class SignatureNotFound(InferenceError):
 
 
 class PayloadTooLarge(InferenceError):
+    pass
+
+
+class RequestTimeout(InferenceError):
     pass
 
 

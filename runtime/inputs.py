@@ -32,8 +32,7 @@ def check_inputs(specs: Mapping[str, TensorSpec], given: Mapping[str, Shaped]) -
         tensor = given[name]
         if tensor.dtype != spec.dtype:
             raise InvalidRequest(f"input '{name}' has dtype {tf_name(tensor.dtype)}; want {tf_name(spec.dtype)}")
-        if not spec.admits(tensor.shape):
-            raise InvalidRequest(f"input '{name}' has shape {tensor.shape}; want {spec.shape}")
+        spec.require(tensor.shape)
 
 
 def _names(names: Iterable[str]) -> str:

@@ -5,8 +5,11 @@ Handlers take the request and return bytes: no pydantic and no middleware betwee
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import orjson
 from fastapi import FastAPI, Request, Response
@@ -15,10 +18,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from runtime.codecs.model_json import encode_metadata, encode_status
-from runtime.errors import InvalidRequest, PayloadTooLarge
+from runtime.errors import InvalidRequest, Overloaded, PayloadTooLarge, RequestTimeout
 from runtime.predict import predict_json
 from runtime.server import ModelServer
-from runtime.status import KNOWN, http_status_of
+from runtime.status import KNOWN, http_status_of, is_ours, public_message
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +29,10 @@ Run = Callable[[Callable[[], bytes]], Awaitable[bytes]]
 """How a front runs a blocking call: in a thread where requests overlap, on the spot where they do not."""
 
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+BODY_SILENCE = 20.0
+"""Seconds without a byte of a body before its request is given up."""
+MAX_BODIES = 8
+"""How many bodies of the largest size may be in memory together, or the same bytes of any number of smaller ones."""
 _RETRY_AFTER = {"retry-after": "1"}
 
 
@@ -56,7 +63,45 @@ register_url_convertor("model", _NameConvertor())
 register_url_convertor("version", _VersionConvertor())
 
 
-def create_app(server: ModelServer, run: Run, max_body: int, is_ready: Callable[[], bool]) -> FastAPI:
+class Bodies:
+    """How many requests are being read or answered, and how many bytes of body they hold. For one event loop."""
+
+    def __init__(self, max_body: int, max_requests: int) -> None:
+        self.max_body = max_body
+        self._max_requests = max_requests
+        self._max_bytes = MAX_BODIES * max_body
+        self._requests = 0
+        self._bytes = 0
+
+    @contextmanager
+    def admitted(self) -> Iterator[Callable[[int], None]]:
+        """Count one request, and the bytes for which the function that this gives is called.
+
+        Raises:
+            Overloaded: there are too many requests; or, from the function, too many bytes.
+        """
+        if self._requests >= self._max_requests:
+            raise Overloaded(f"{self._requests} requests are in flight, as many as may be; see --max_in_flight")
+        taken = 0
+
+        def take(size: int) -> None:
+            nonlocal taken
+            if self._bytes + size > self._max_bytes:
+                raise Overloaded(f"the bodies of {self._requests} requests take {self._bytes} bytes already")
+            taken += size
+            self._bytes += size
+
+        self._requests += 1
+        try:
+            yield take
+        finally:
+            self._requests -= 1
+            self._bytes -= taken
+
+
+def create_app(
+    server: ModelServer, run: Run, max_body: int, is_ready: Callable[[], bool], max_requests: int = sys.maxsize
+) -> FastAPI:
     """Return the ASGI application.
 
     Args:
@@ -64,16 +109,20 @@ def create_app(server: ModelServer, run: Run, max_body: int, is_ready: Callable[
         run: see `Run`.
         max_body: bytes of a request's body, above which it is answered with 413 and not read.
         is_ready: whether everything is up that must be before traffic comes.
+        max_requests: predicts read or answered at a time; further ones are answered with 503.
     """
-    app = FastAPI(title="Decant", description="OpenVINO models over TensorFlow Serving's REST API.")
+    description = "OpenVINO models over TensorFlow Serving's REST API."
+    app = FastAPI(title="Decant", description=description, redirect_slashes=False)
+    bodies = Bodies(max_body, max_requests)
 
     @app.post("/v1/models/{name:model}:predict", summary="Predict with the newest version")
     @app.post("/v1/models/{name:model}/versions/{version:version}:predict", summary="Predict with one version")
     async def predict(request: Request) -> Response:
         async def answer() -> bytes:
             name, version = _model(request)
-            body = await _read(request, max_body)
-            return await run(lambda: predict_json(server, name, version, body))
+            with bodies.admitted() as take:
+                body = await _read(request, max_body, take)
+                return await run(lambda: predict_json(server, name, version, body))
 
         return await _respond(request, answer)
 
@@ -89,11 +138,13 @@ def create_app(server: ModelServer, run: Run, max_body: int, is_ready: Callable[
         name, version = _model(request)
         return await _respond(request, lambda: run(lambda: _metadata(server, name, version)))
 
-    @app.get("/v2/health/live", summary="The process answers")
+    @app.api_route("/v2/health/live", methods=["GET", "HEAD"], summary="The process answers")
     async def live() -> Response:
         return Response()
 
-    @app.get("/v2/health/ready", summary="What must be loaded is loaded, and every port listens")
+    @app.api_route(
+        "/v2/health/ready", methods=["GET", "HEAD"], summary="What must be loaded is loaded, and every port listens"
+    )
     async def ready() -> Response:
         return Response(status_code=200 if is_ready() else 503)
 
@@ -113,19 +164,26 @@ def _model(request: Request) -> tuple[str, int | None]:
     return request.path_params["name"], request.path_params.get("version")
 
 
-async def _read(request: Request, max_body: int) -> bytes:
+async def _read(request: Request, max_body: int, take: Callable[[int], None]) -> bytes:
     declared = request.headers.get("content-length", "0")
     if not declared.isdecimal():
         raise InvalidRequest(f"Content-Length is {declared[:20]!r}; want a number of bytes")
-    too_large = PayloadTooLarge(f"the body is larger than {max_body} bytes; see --max_body_size")
+    too_large = f"the body is larger than {max_body} bytes; see --max_body_size"
     if int(declared[:20]) > max_body:
-        raise too_large
+        raise PayloadTooLarge(too_large)
     chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > max_body:
-            raise too_large
-        chunks.append(chunk)
+    now = asyncio.get_running_loop().time
+    try:
+        async with asyncio.timeout_at(now() + BODY_SILENCE) as limit:
+            async for chunk in request.stream():
+                limit.reschedule(now() + BODY_SILENCE)
+                size += len(chunk)
+                if size > max_body:
+                    raise PayloadTooLarge(too_large)
+                take(len(chunk))
+                chunks.append(chunk)
+    except TimeoutError:
+        raise RequestTimeout(f"nothing of the body came for {BODY_SILENCE:.0f} s") from None
     return b"".join(chunks)
 
 
@@ -133,9 +191,9 @@ async def _respond(request: Request, answer: Callable[[], Awaitable[bytes]]) -> 
     try:
         return Response(await answer(), media_type="application/json")
     except KNOWN as exc:
-        if http_status_of(exc) == 500:
-            logger.error("%s %s", _line(request), exc)
-        return _error(http_status_of(exc), str(exc))
+        if is_ours(exc):
+            logger.warning("%s: %s", _line(request), exc)
+        return _error(http_status_of(exc), public_message(exc))
     except ClientDisconnect:
         # It left before its body was complete, so nobody reads this.
         return _error(499, "the client has gone")
@@ -158,7 +216,9 @@ def _error(status: int, message: str) -> Response:
 
 async def _http_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)
-    return _error(exc.status_code, f"{exc.detail}: {request.method} {request.url.path[:256]}")
+    response = _error(exc.status_code, f"{exc.detail}: {request.method} {request.url.path[:256]}")
+    response.headers.update(exc.headers or {})
+    return response
 
 
 def _status(server: ModelServer, name: str, version: int | None) -> bytes:

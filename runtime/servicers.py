@@ -6,20 +6,23 @@ Each method is a function from message to message; `service_handlers` puts them 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+import threading
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from runtime.codecs import schema, tensor_proto
 from runtime.codecs.dtypes import tf_number
 from runtime.codecs.model_json import SIGNATURE_DEF_MAP
-from runtime.errors import InvalidRequest, SignatureNotFound
+from runtime.errors import InvalidRequest, Overloaded, SignatureNotFound
 from runtime.inputs import check_inputs
 from runtime.servable import Servable
 from runtime.server import ModelServer
 from runtime.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
-from runtime.status import KNOWN, Code, code_of
+from runtime.status import KNOWN, Code, code_of, is_ours, public_message
 
 logger = logging.getLogger(__name__)
 
@@ -30,18 +33,20 @@ _STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
 Method = Callable[[ModelServer, Any], Any]
 
 
-def service_handlers(server: ModelServer) -> list[grpc.GenericRpcHandler]:
+def service_handlers(server: ModelServer, max_in_flight: int = 256) -> list[grpc.GenericRpcHandler]:
+    """Return what a gRPC server needs to serve both; beyond ``max_in_flight`` calls at a time it refuses more."""
     prediction, model = SERVICES
+    slots = threading.BoundedSemaphore(max_in_flight)
     return [
         grpc.method_handlers_generic_handler(
             prediction,
             {
-                "Predict": _unary(server, predict, schema.PredictRequest),
-                "GetModelMetadata": _unary(server, get_model_metadata, schema.GetModelMetadataRequest),
+                "Predict": _unary(server, slots, predict, schema.PredictRequest),
+                "GetModelMetadata": _unary(server, slots, get_model_metadata, schema.GetModelMetadataRequest),
             },
         ),
         grpc.method_handlers_generic_handler(
-            model, {"GetModelStatus": _unary(server, get_model_status, schema.GetModelStatusRequest)}
+            model, {"GetModelStatus": _unary(server, slots, get_model_status, schema.GetModelStatusRequest)}
         ),
     ]
 
@@ -142,23 +147,42 @@ def _write_tensor_info(proto: Any, spec: TensorSpec) -> None:
         proto.tensor_shape.dim.add(size=size)
 
 
-def _unary(server: ModelServer, method: Method, request_class: Any) -> grpc.RpcMethodHandler[Any, Any]:
-    def call(request: Any, context: grpc.ServicerContext) -> Any:
+def _unary(
+    server: ModelServer, slots: threading.BoundedSemaphore, method: Method, request_class: Any
+) -> grpc.RpcMethodHandler[bytes, Any]:
+    def call(content: bytes, context: grpc.ServicerContext) -> Any:
         try:
-            return method(server, request)
+            with _slot(slots):
+                return method(server, _parse(request_class, content))
         except KNOWN as exc:
-            code, message = code_of(exc), str(exc)
-            if code is Code.INTERNAL:
-                logger.error("%s: %s", method.__name__, exc)
+            code, message = code_of(exc), public_message(exc)
+            if is_ours(exc):
+                logger.warning("%s: %s", method.__name__, exc)
         # The edge: whatever else comes this far is a bug, is logged here and shown to nobody.
         except Exception:
             logger.exception("%s failed", method.__name__)
             code, message = Code.INTERNAL, "internal error"
         return context.abort(_STATUS_CODES[code], _cut(message))
 
-    return grpc.unary_unary_rpc_method_handler(
-        call, request_deserializer=request_class.FromString, response_serializer=_serialize
-    )
+    # Parsed in the call and not by gRPC, which logs a traceback for whatever a client sends that is no message.
+    return grpc.unary_unary_rpc_method_handler(call, response_serializer=_serialize)
+
+
+@contextmanager
+def _slot(slots: threading.BoundedSemaphore) -> Iterator[None]:
+    if not slots.acquire(blocking=False):
+        raise Overloaded("as many calls are in flight as may be; see --max_in_flight")
+    try:
+        yield
+    finally:
+        slots.release()
+
+
+def _parse(request_class: Any, content: bytes) -> Any:
+    try:
+        return request_class.FromString(content)
+    except DecodeError as exc:
+        raise InvalidRequest(f"the message is no {request_class.DESCRIPTOR.name}: {exc}") from exc
 
 
 def _serialize(message: Any) -> bytes:

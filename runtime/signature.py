@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from runtime.errors import InvalidRequest
+
 DYNAMIC = -1
 MAX_RANK = 32
 """Of a tensor in a request; numpy ends at 64, and Python's stack not far beyond that."""
@@ -29,6 +31,11 @@ class TensorSpec:
         return len(shape) == len(self.shape) and all(
             want in (DYNAMIC, given) for want, given in zip(self.shape, shape, strict=True)
         )
+
+    def require(self, shape: tuple[int, ...]) -> None:
+        """Raise InvalidRequest unless the spec admits this shape."""
+        if not self.admits(shape):
+            raise InvalidRequest(f"input '{self.name}' has shape {shape}; want {self.shape}")
 
 
 @dataclass(frozen=True)

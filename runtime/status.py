@@ -32,11 +32,13 @@ CODES: dict[type[BaseException], Code] = {
     errors.InvalidRequest: Code.INVALID_ARGUMENT,
     errors.SignatureNotFound: Code.FAILED_PRECONDITION,
     errors.PayloadTooLarge: Code.RESOURCE_EXHAUSTED,
+    errors.RequestTimeout: Code.DEADLINE_EXCEEDED,
     errors.Unsupported: Code.UNIMPLEMENTED,
     errors.Overloaded: Code.UNAVAILABLE,
     errors.InferenceFailed: Code.INTERNAL,
     cache.ModelNotFound: Code.NOT_FOUND,
     cache.StorageUnavailable: Code.UNAVAILABLE,
+    cache.DiskUnusable: Code.UNAVAILABLE,
     cache.LoadFailed: Code.FAILED_PRECONDITION,
     cache.ModelTooLarge: Code.RESOURCE_EXHAUSTED,
     cache.CacheFull: Code.UNAVAILABLE,
@@ -60,6 +62,7 @@ HTTP: dict[Code, int] = {
 # Where the code alone would blame the wrong side, or hide which limit it was.
 _HTTP_OF: dict[type[BaseException], int] = {
     errors.PayloadTooLarge: 413,
+    errors.RequestTimeout: 408,
     cache.LoadFailed: 503,
     cache.ModelTooLarge: 507,
 }
@@ -76,3 +79,19 @@ def code_of(error: BaseException) -> Code:
 def http_status_of(error: BaseException) -> int:
     special = next((_HTTP_OF[cls] for cls in type(error).__mro__ if cls in _HTTP_OF), None)
     return special or HTTP[code_of(error)]
+
+
+# Somebody has to act, or wants to know. What the server is too busy for is no news, and the clients see it.
+_OURS = (errors.InferenceFailed, cache.StorageUnavailable, cache.DiskUnusable, cache.LoadFailed, cache.ModelTooLarge)
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether the error is the server's and not known yet, so that whoever answers with it logs it."""
+    return isinstance(error, _OURS) and not getattr(error, "is_repeated", False)
+
+
+def public_message(error: BaseException) -> str:
+    """Return what a client is told. Where models are stored is the operator's business, and stands in the log."""
+    if isinstance(error, cache.StorageUnavailable):
+        return "the model's storage cannot be read now; the server's log says why"
+    return str(error)

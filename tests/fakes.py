@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from model_cache.errors import StorageUnavailable
+from model_cache.errors import BlobChanged
 from model_cache.storage import Blob
 
 PATIENCE = 10.0
@@ -73,7 +73,7 @@ class MemoryStorage:
         self.before_fetch(blob)
         data = self.blobs.get(blob.key)
         if data is None or _blob(blob.key, data) != blob:
-            raise StorageUnavailable(f"{self}/{blob.key} is gone or no longer what was listed")
+            raise BlobChanged(f"{self}/{blob.key} is gone or no longer what was listed")
         path.write_bytes(data)
 
 
@@ -129,6 +129,8 @@ class FakeLoader:
         """``load`` as it begins, ``close`` as it ends."""
         self.violations: list[str] = []
         self.may_load_twice_at_once = False
+        self.duration = 0.0
+        """Seconds that a load or a close takes."""
         self.lock = threading.RLock()
         self._gates: dict[str, Gate] = {}
         self._budget = budget
@@ -179,6 +181,8 @@ class FakeLoader:
         return self._gates[event]
 
     def _pass_through(self, event: str) -> None:
+        if self.duration:
+            time.sleep(self.duration)
         if gate := self._gates.get(event):
             gate.pass_through()
 

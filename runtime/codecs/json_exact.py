@@ -7,6 +7,7 @@ Serving's (``util/json_tensor.cc``), followed by what was wanted where those do 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ from runtime.signature import MAX_RANK, TensorSpec
 Json = Any
 
 _EXCERPT = 256
+_MANY = 1 << 16
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -112,6 +114,8 @@ def _stack(rows: list[Json], spec: TensorSpec, where: Callable[[int], str]) -> N
         try:
             if i == 0:
                 shape = _shape(row, spec, MAX_RANK - 1)
+                if math.prod(shape) * len(rows) > _MANY:
+                    spec.require((len(rows), *shape))
             _check_first(row, shape)
             _flatten(row, shape, 0, spec, flat)
         except InvalidRequest as exc:
@@ -154,6 +158,9 @@ def _wanted(specs: Mapping[str, TensorSpec]) -> str:
 
 def _tensor(value: Json, spec: TensorSpec) -> NDArray[Any]:
     shape = _shape(value, spec, MAX_RANK)
+    if math.prod(shape) > _MANY:
+        # Walking through so many takes seconds, so first see whether they are of any use.
+        spec.require(tuple(shape))
     flat: list[Json] = []
     _flatten(value, shape, 0, spec, flat)
     return _array(flat, spec).reshape(shape)

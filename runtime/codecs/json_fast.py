@@ -29,6 +29,10 @@ class Document:
     """How many ``[`` the body has, in strings too: at least as many as lists."""
 
 
+# simdjson counts the elements of a list to here and no further.
+_SATURATED = 0xFFFFFF
+
+
 class _Irregular(Exception):
     """Not for this reader."""
 
@@ -114,7 +118,7 @@ def _stack(column: list[Any], spec: TensorSpec) -> tuple[NDArray[Any], int]:
     slices: list[NDArray[Any]] = []
     lists = 0
     for value in column:
-        array, below = _tensor(value, spec)
+        array, below = _tensor(value, spec, (len(column),))
         if slices and array.shape != slices[0].shape:
             raise _Irregular
         slices.append(array)
@@ -133,22 +137,33 @@ def _numbers(column: list[Any], spec: TensorSpec) -> NDArray[Any]:
         raise _Irregular from None
 
 
-def _tensor(value: Any, spec: TensorSpec) -> tuple[NDArray[Any], int]:
-    """Return the array of a list of rank 1 or more, and of how many lists it consists."""
+def _tensor(value: Any, spec: TensorSpec, above: tuple[int, ...] = ()) -> tuple[NDArray[Any], int]:
+    """Return the array of a list of rank 1 or more, which lies in dimensions ``above``, and of how many lists it is."""
     if not isinstance(value, simdjson.Array):
         raise _Irregular
     shape = _shape(value)
+    if _SATURATED in shape and len(shape) > 1:
+        raise _Irregular
     _check_lengths(value, shape)
+    if _SATURATED not in shape:
+        # Here, as it may be that a body of many megabytes need not be read at all.
+        spec.require(above + shape)
     try:
         flat = np.frombuffer(value.as_buffer(of_type=_buffer_type(spec)), _buffer_dtype(spec))
     # A value that is no number, a fraction for an integer, an integer out of range.
     except (TypeError, ValueError):
         raise _Irregular from None
+    if _SATURATED in shape:
+        shape = (flat.size,)
+    return _cast(flat, spec, shape), _count_lists(shape)
+
+
+def _count_lists(shape: tuple[int, ...]) -> int:
     lists, above = 0, 1
     for length in shape:
         lists += above
         above *= length
-    return _cast(flat, spec, shape), lists
+    return lists
 
 
 def _shape(value: Any) -> tuple[int, ...]:

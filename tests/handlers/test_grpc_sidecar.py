@@ -41,5 +41,5 @@ def test_messages_far_above_grpcs_own_limit_go_both_ways(tmp_path: Path) -> None
 
         with pytest.raises(grpc.RpcError) as caught:
             predict(b"\xff not a message", timeout=60)
-        assert caught.value.code() == grpc.StatusCode.INTERNAL
+        assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
         assert predict(request.SerializeToString(), timeout=60).model_spec.version.value == 1

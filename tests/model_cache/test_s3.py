@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import boto3
 import pytest
 
 from model_cache.download import Downloader
-from model_cache.errors import StorageUnavailable
+from model_cache.errors import BlobChanged, StorageUnavailable
 from model_cache.repository import ModelRepository
+from model_cache.s3 import S3Storage
 from model_cache.storage import Blob, Storage, open_storage
 from tests.fakes import Clock
 from tests.model_cache.conftest import BecomeS3User
@@ -26,6 +30,7 @@ from tests.servers.fault_proxy import (
     Fault,
     FaultProxy,
     ShortBody,
+    Stall,
     WrongLength,
     on,
 )
@@ -129,6 +134,111 @@ def test_a_fetch_that_always_goes_wrong_is_given_up_after_a_few_tries(
     assert time.monotonic() - started < 15
 
 
+@pytest.fixture
+def impatient(bucket: SeaweedFS, proxy: FaultProxy, become: BecomeS3User) -> Storage:
+    become(bucket.reader)
+    return S3Storage("models", "faults", proxy.url, read_timeout=0.2)
+
+
+@pytest.mark.parametrize("stall", [Stall(), Stall(after=150_000)], ids=["before", "in the middle"])
+def test_a_fetch_that_falls_silent_is_given_up(
+    impatient: Storage, proxy: FaultProxy, tmp_path: Path, stall: Stall
+) -> None:
+    blob = blob_of(impatient)
+    proxy.use(on(stall, "GET", THE_BLOB))
+    started = time.monotonic()
+    with pytest.raises(StorageUnavailable, match=r"^cannot fetch s3://models/faults/1/model\.bin: .*[Tt]imed? ?out"):
+        impatient.fetch(blob, tmp_path / "here")
+    assert proxy.count("GET", THE_BLOB) == TRIES
+    assert time.monotonic() - started < 15
+
+
+def test_a_fetch_that_falls_silent_once_is_tried_again(impatient: Storage, proxy: FaultProxy, tmp_path: Path) -> None:
+    blob = blob_of(impatient)
+    proxy.use(on(Stall(), "GET", THE_BLOB, nth=1), on(Stall(after=150_000), "GET", THE_BLOB, nth=2))
+    impatient.fetch(blob, tmp_path / "here")
+    assert (tmp_path / "here").read_bytes() == DATA
+    assert proxy.count("GET", THE_BLOB) == 3
+
+
+def test_a_listing_that_falls_silent_is_given_up(impatient: Storage, proxy: FaultProxy) -> None:
+    proxy.use(on(Stall()))
+    with pytest.raises(StorageUnavailable, match=r"^cannot list s3://models/faults: .*[Tt]imed? ?out"):
+        keys(impatient)
+    assert proxy.count("GET") == TRIES
+
+
+@contextlib.contextmanager
+def server(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
+    """Run a server that answers every GET as told, for answers that no proxy could make of a good one."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.close_connection = True
+            # The client may have enough of it.
+            with contextlib.suppress(OSError):
+                answer(self)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        httpd.daemon_threads = False
+        acceptor = threading.Thread(target=httpd.serve_forever, args=(0.02,))
+        acceptor.start()
+        yield f"http://127.0.0.1:{httpd.server_port}"
+        httpd.shutdown()
+        acceptor.join()
+
+
+def test_a_server_that_trickles_is_not_waited_for_for_ever(
+    bucket: SeaweedFS, become: BecomeS3User, tmp_path: Path
+) -> None:
+    become(bucket.reader)
+    enough = threading.Event()
+
+    def trickle(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.send_header("Content-Length", "1000")
+        request.end_headers()
+        for _ in range(1000):
+            request.wfile.write(b"x")
+            if enough.wait(0.02):
+                return
+
+    with server(trickle) as endpoint:
+        # Never silent for long, and it would take 20 seconds.
+        storage = S3Storage("models", "faults", endpoint, read_timeout=5, fetch_timeout=0.5)
+        started = time.monotonic()
+        with pytest.raises(StorageUnavailable, match=r"1/model\.bin: \d+ of 1000 bytes after"):
+            storage.fetch(Blob("1/model.bin", 1000, '"etag"'), tmp_path / "here")
+        assert time.monotonic() - started < 5
+        enough.set()
+
+
+def test_a_length_that_is_not_told_in_advance_is_no_obstacle(
+    bucket: SeaweedFS, become: BecomeS3User, tmp_path: Path
+) -> None:
+    """Proxies that compress, or that change anything else, send bodies in chunks."""
+    become(bucket.reader)
+
+    def answer_in_chunks(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.send_header("Transfer-Encoding", "chunked")
+        request.end_headers()
+        for chunk in (DATA[:100_000], DATA[100_000:], b""):
+            request.wfile.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+
+    with server(answer_in_chunks) as endpoint:
+        storage = S3Storage("models", "faults", endpoint)
+        storage.fetch(Blob("1/model.bin", len(DATA), '"etag"'), tmp_path / "here")
+        assert (tmp_path / "here").read_bytes() == DATA
+        with pytest.raises(StorageUnavailable, match=r"1/model\.bin: got \d+ bytes, want 7$"):
+            storage.fetch(Blob("1/model.bin", 7, '"etag"'), tmp_path / "here")
+
+
 def test_an_upload_between_two_tries_is_an_error_and_never_a_mixture(
     bucket: SeaweedFS, storage: Storage, proxy: FaultProxy, tmp_path: Path
 ) -> None:
@@ -137,7 +247,7 @@ def test_an_upload_between_two_tries_is_an_error_and_never_a_mixture(
         on(Cut(after=150_000), "GET", THE_BLOB, nth=1),
         on(Before(lambda: put(bucket, "faults", {"1/model.bin": DATA[::-1]})), "GET", THE_BLOB, nth=2),
     )
-    with pytest.raises(StorageUnavailable, match=r"s3://models/faults/1/model\.bin: PreconditionFailed"):
+    with pytest.raises(BlobChanged, match=r"s3://models/faults/1/model\.bin: PreconditionFailed"):
         storage.fetch(blob, tmp_path / "here")
     assert proxy.count("GET", THE_BLOB) == 2
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import pytest
 
-from model_cache.errors import StorageUnavailable
+from model_cache.errors import BlobChanged, StorageUnavailable
 from model_cache.storage import Blob, Storage, open_storage
 from tests.fakes import MemoryStorage
 from tests.model_cache.conftest import BecomeS3User
@@ -224,7 +224,7 @@ def test_a_blob_that_has_changed_since_it_was_listed_is_an_error(tree: Tree, tmp
         tree.put({"1/model.bin": b"weights"})
         blob = blob_of(tree, "1/model.bin")
         tree.put({"1/model.bin": data})
-        with pytest.raises(StorageUnavailable, match=rf"{tree.name}/1/model\.bin"):
+        with pytest.raises(BlobChanged, match=rf"{tree.name}/1/model\.bin"):
             tree.storage.fetch(blob, tmp_path / str(number))
 
 
@@ -232,7 +232,7 @@ def test_a_blob_that_is_gone_is_an_error(tree: Tree, tmp_path: Path) -> None:
     tree.put(BLOBS)
     blob = blob_of(tree, "1/model.bin")
     tree.delete("1/model.bin")
-    with pytest.raises(StorageUnavailable, match=rf"{tree.name}/1/model\.bin"):
+    with pytest.raises(BlobChanged, match=rf"{tree.name}/1/model\.bin"):
         tree.storage.fetch(blob, tmp_path / "here")
     assert not (tmp_path / "here").exists()
 

@@ -98,7 +98,8 @@ class Stage:
         self.clock = Clock()
         self.repository = ModelRepository(name, self.storage, clock=self.clock)
         self.cache = ModelCache[ModelVersion, Servable](self.loader, 100, clock=self.clock)
-        self.server = ModelServer({name: self.repository}, self.cache, load_timeout=load_timeout)
+        models = {name: self.repository}
+        self.server = ModelServer(models, self.cache, load_timeout=load_timeout, clock=self.clock)
 
     def break_storage(self, error: ModelCacheError) -> None:
         def fail(*_: object) -> None:

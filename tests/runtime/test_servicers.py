@@ -26,6 +26,7 @@ from runtime.servable import Servable
 from runtime.server import ModelServer
 from runtime.servicers import service_handlers
 from runtime.signature import DEFAULT_SIGNATURE, Dtype, Signature, TensorSpec
+from runtime.status import public_message
 from tests.fakes import PATIENCE
 from tests.runtime import models, oracle
 from tests.runtime.codecs.specs import DTYPES, assert_same
@@ -258,7 +259,7 @@ def test_details_are_cut(client: Client, name: str) -> None:
 def test_a_model_that_cannot_be_loaded_says_why(error: Exception, code: str) -> None:
     with stage(1) as s, served(s.server) as client:
         s.loader.broken[1] = error
-        assert refusal(client.predict, request(x=X)) == (code, str(error))
+        assert refusal(client.predict, request(x=X)) == (code, public_message(error))
 
 
 @pytest.mark.parametrize(

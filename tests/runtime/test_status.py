@@ -18,12 +18,15 @@ WANTED: dict[type[Exception], tuple[str, int]] = {
     errors.InvalidRequest: ("INVALID_ARGUMENT", 400),
     errors.SignatureNotFound: ("FAILED_PRECONDITION", 400),
     errors.PayloadTooLarge: ("RESOURCE_EXHAUSTED", 413),
+    errors.RequestTimeout: ("DEADLINE_EXCEEDED", 408),
     errors.Unsupported: ("UNIMPLEMENTED", 501),
     errors.Overloaded: ("UNAVAILABLE", 503),
     errors.InferenceFailed: ("INTERNAL", 500),
     cache.ModelCacheError: ("INTERNAL", 500),
     cache.ModelNotFound: ("NOT_FOUND", 404),
     cache.StorageUnavailable: ("UNAVAILABLE", 503),
+    cache.BlobChanged: ("UNAVAILABLE", 503),
+    cache.DiskUnusable: ("UNAVAILABLE", 503),
     cache.LoadFailed: ("FAILED_PRECONDITION", 503),
     cache.ModelTooLarge: ("RESOURCE_EXHAUSTED", 507),
     cache.CacheFull: ("UNAVAILABLE", 503),
@@ -43,7 +46,7 @@ def test_every_error_there_is_has_been_thought_of() -> None:
 
 
 def test_only_the_roots_do_without_a_code_of_their_own() -> None:
-    assert set(WANTED) - set(CODES) == set(ROOTS)
+    assert set(WANTED) - set(CODES) == {*ROOTS, cache.BlobChanged}
 
 
 @pytest.mark.parametrize(("cls", "wanted"), WANTED.items())

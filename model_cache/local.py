@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from model_cache.errors import StorageUnavailable
+from model_cache.errors import BlobChanged, StorageUnavailable
 from model_cache.storage import MAX_BLOBS, Blob
 
 
@@ -48,10 +48,13 @@ class LocalStorage:
         source = self._root / blob.key
         try:
             shutil.copyfile(source, path)
+            now = self._blob(blob.key, source)
+        except FileNotFoundError as exc:
+            raise BlobChanged(f"{source} has gone since it was listed") from exc
         except OSError as exc:
             raise StorageUnavailable(f"cannot copy {source}: {exc.strerror}") from exc
-        if self._blob(blob.key, source) != blob:
-            raise StorageUnavailable(f"{source} is no longer what was listed")
+        if now != blob:
+            raise BlobChanged(f"{source} is no longer what was listed")
 
     def _files(self, directory: Path) -> Iterator[Path]:
         try:

@@ -104,9 +104,11 @@ class S3Storage:
             # The SDK has tried again what that may help; what is left is final.
             error = BlobChanged if _code(exc) in _GONE else StorageUnavailable
             raise error(f"cannot fetch {self._url(blob)}: {_reason(exc)}") from exc
-        if answer["ContentLength"] != blob.size:
+        # A server need not tell; but if it does, and it is not so, what comes is not the object that was listed.
+        length = answer.get("ContentLength", blob.size)
+        if length != blob.size:
             answer["Body"].close()
-            raise _Broken(f"the answer has {answer['ContentLength']} bytes, want {blob.size}")
+            raise _Broken(f"the answer has {length} bytes, want {blob.size}")
         received = 0
         with closing(answer["Body"]) as body, path.open("wb") as file:
             for chunk in _chunks(body):

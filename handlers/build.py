@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
+from handlers.limits import disk_room, memory_room
 from handlers.settings import Settings, SettingsError
 from model_cache.cache import ModelCache
 from model_cache.download import Downloader, LocalModel
@@ -16,7 +15,7 @@ from runtime.servable import Servable
 from runtime.server import ModelServer
 
 MEMORY_SHARE = 0.7
-"""Of the machine's memory, for loaded models; the rest is for requests, and for the peak while a model compiles."""
+"""Of the memory there is, for loaded models; the rest is for requests, and for the peak while a model compiles."""
 
 
 def build_server(settings: Settings) -> ModelServer:
@@ -27,8 +26,11 @@ def build_server(settings: Settings) -> ModelServer:
         StorageUnavailable: the storage's SDK is missing or cannot be set up.
     """
     settings.require_model()
-    files = ModelCache[Contents, LocalModel](Downloader(Path(settings.cache_dir)), _disk_budget(settings))
-    models = ModelCache[ModelVersion, Servable](OpenVinoLoader(files), _memory_budget(settings))
+    cache_dir = Path(settings.cache_dir)
+    disk_budget = settings.disk_budget or disk_room(cache_dir)
+    memory_budget = settings.memory_budget or int(memory_room() * MEMORY_SHARE)
+    files = ModelCache[Contents, LocalModel](Downloader(cache_dir), disk_budget)
+    models = ModelCache[ModelVersion, Servable](OpenVinoLoader(files), memory_budget)
     return ModelServer({settings.model_name: open_repository(settings)}, models)
 
 
@@ -38,18 +40,3 @@ def open_repository(settings: Settings) -> ModelRepository:
     except ValueError as exc:
         raise SettingsError(f"model_path: {exc}") from exc
     return ModelRepository(settings.model_name, storage)
-
-
-def _disk_budget(settings: Settings) -> int:
-    if settings.disk_budget:
-        return settings.disk_budget
-    existing = Path(settings.cache_dir).absolute()
-    while not existing.exists():
-        existing = existing.parent
-    return shutil.disk_usage(existing).free
-
-
-def _memory_budget(settings: Settings) -> int:
-    if settings.memory_budget:
-        return settings.memory_budget
-    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * MEMORY_SHARE)

@@ -1,11 +1,17 @@
-"""The ``decant`` command."""
+"""The ``decant`` command.
+
+What takes long to import is imported by the command that needs it: until `main` runs, a signal is lost or kills.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 from handlers.logs import configure_logging
@@ -41,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # OpenVINO Model Server has flags only, and a container may be set up by its environment alone.
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version")):
         arguments.insert(0, "serve")
+    if arguments[0] == "serve":
+        _heed_signals()
     options = _parser().parse_args(arguments)
     try:
         code: int = options.run(options)
@@ -51,6 +59,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"decant: {exc}", file=sys.stderr)
         return FAILED
     return code
+
+
+def _heed_signals() -> None:
+    """End at once on a signal, as long as there is nothing to drain; the server takes over when it is imported."""
+    signal.signal(signal.SIGTERM, _exit_at_once)
+    signal.signal(signal.SIGINT, _exit_at_once)
+
+
+def _exit_at_once(number: int, frame: FrameType | None) -> None:
+    os._exit(0 if number == signal.SIGTERM else 128 + number)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -79,6 +97,7 @@ def _add_one_shot_options(parser: argparse.ArgumentParser) -> None:
 
 def _serve(options: argparse.Namespace) -> int:
     settings = read_settings(vars(options))
+    settings.require_ports()
     configure_logging(settings.log_level)
     from handlers.lifecycle import serve
 
@@ -103,7 +122,8 @@ def _inspect(options: argparse.Namespace) -> int:
 def _one_shot_settings(options: argparse.Namespace) -> Settings:
     # Progress is for servers' logs; here the answer is what is wanted, unless somebody asks for more.
     given = {name: getattr(options, name) for name in _ONE_SHOT_OPTIONS}
-    name = options.model.rstrip("/").rpartition("/")[2] or "model"
+    # No name of a model may have a colon, as it would end the name in a URL.
+    name = options.model.rstrip("/").rpartition("/")[2].replace(":", "_") or "model"
     settings = read_settings({**given, "model_name": name, "model_path": options.model}, {"log_level": "WARNING"})
     configure_logging(settings.log_level)
     return settings

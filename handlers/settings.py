@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 PREFIX = "DECANT_"
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
@@ -27,6 +28,8 @@ class Kind(NamedTuple):
 
     wants: str
     parse: Callable[[str], Any]
+    quote: Callable[[str], str] = str
+    """What of a bad value an error may show."""
 
 
 def _port(text: str) -> int:
@@ -60,17 +63,29 @@ def _count(text: str) -> int:
 
 
 def _level(text: str) -> str:
-    if text.upper() not in LOG_LEVELS:
+    # OpenVINO Model Server has one level more.
+    level = "DEBUG" if text.upper() == "TRACE" else text.upper()
+    if level not in LOG_LEVELS:
         raise ValueError
-    return text.upper()
+    return level
 
 
 def _endpoint(text: str) -> str:
     # OpenVINO Model Server's S3_ENDPOINT may come without a scheme, and means http then.
     url = text if "://" in text else f"http://{text}"
-    if not url.startswith(("http://", "https://")):
+    url = _without_user(url)
+    if not url.startswith(("http://", "https://")) or not urlsplit(url).hostname:
         raise ValueError
     return url
+
+
+def _without_user(url: str) -> str:
+    # S3 has no use for user:password@, and the URL is shown in logs. Passwords may have any character, so whatever
+    # comes before the last @ goes, but for what can be nothing else than a scheme.
+    scheme, separator, rest = url.partition("://")
+    if not separator or not scheme.isalnum():
+        return url.rpartition("@")[2]
+    return scheme + separator + rest.rpartition("@")[2]
 
 
 TEXT = Kind("text", str)
@@ -79,7 +94,7 @@ BYTES = Kind("a number of bytes, such as 1073741824, 512M or 1.5G", _bytes)
 SECONDS = Kind("a number of seconds", _seconds)
 COUNT = Kind("a whole number above 0", _count)
 LEVEL = Kind(f"one of {', '.join(LOG_LEVELS)}", _level)
-ENDPOINT = Kind("an http:// or https:// URL", _endpoint)
+ENDPOINT = Kind("an http:// or https:// URL", _endpoint, _without_user)
 
 
 def option(kind: Kind, default: Any, text: str, *, variables: tuple[str, ...] = ()) -> Any:
@@ -99,12 +114,18 @@ class Settings:
     cache_dir: str = option(
         TEXT, str(Path(tempfile.gettempdir(), f"decant-{os.geteuid()}")), "directory for downloads, made if missing"
     )
-    disk_budget: int = option(BYTES, 0, "bytes of downloads to keep; 0 for what is free in the cache directory")
-    memory_budget: int = option(BYTES, 0, "bytes of loaded models to keep; 0 for 70 percent of the machine's memory")
+    disk_budget: int = option(
+        BYTES, 0, "bytes of downloads to keep; 0 for what the cache directory holds and what is free there"
+    )
+    memory_budget: int = option(
+        BYTES, 0, "bytes of loaded models to keep; 0 for 70 percent of the machine's or container's memory"
+    )
     # Forty 224x224 images as JSON. Reading one may take twenty times its size in memory, if it is not plain numbers.
     max_body_size: int = option(BYTES, 64 << 20, "bytes that the body of a REST request may have")
     # Each holds its body in memory, and a caller who waits longer than this many others is better told so.
-    max_in_flight: int = option(COUNT, 256, "REST or gRPC requests at a time; further ones are refused with 503")
+    max_in_flight: int = option(
+        COUNT, 256, "requests at a time, for REST and for gRPC each; further ones are refused with 503"
+    )
     # docker stop and Cloud Run kill ten seconds after SIGTERM.
     shutdown_timeout: float = option(SECONDS, 8.0, "seconds that requests in flight have to finish after SIGTERM")
     s3_endpoint: str = option(
@@ -120,6 +141,12 @@ class Settings:
                 raise SettingsError(f"no {name} is given; want --{name} or {_variable(name)}")
         if "/" in self.model_name or ":" in self.model_name:
             raise SettingsError(f"model_name is {self.model_name!r}; want a name without / and :")
+
+    def require_ports(self) -> None:
+        if not self.port and not self.rest_port:
+            raise SettingsError("port and rest_port are both 0; want one of them at least")
+        if self.port == self.rest_port:
+            raise SettingsError(f"port and rest_port cannot have the same values: {self.port}")
 
 
 def add_options(parser: argparse.ArgumentParser, *, only: Collection[str] = ()) -> None:
@@ -145,17 +172,14 @@ def read_settings(flags: Mapping[str, str | None], defaults: Mapping[str, Any] |
         defaults: a platform's, where they are not the field's own.
 
     Raises:
-        SettingsError: a value cannot be read, or contradicts another.
+        SettingsError: a value cannot be read.
     """
     values: dict[str, Any] = dict(defaults or {})
     for setting in _settings():
         source, text = _given(setting, flags)
         if text:
             values[setting.name] = _parse(setting, source, text)
-    settings = Settings(**values)
-    if settings.port and settings.port == settings.rest_port:
-        raise SettingsError(f"port and rest_port cannot have the same values: {settings.port}")
-    return settings
+    return Settings(**values)
 
 
 def _settings() -> Iterator[Field[Any]]:
@@ -182,4 +206,4 @@ def _parse(setting: Field[Any], source: str, text: str) -> Any:
     try:
         return kind.parse(text)
     except (ValueError, OverflowError):
-        raise SettingsError(f"{source} is {text[:100]!r}; want {kind.wants}") from None
+        raise SettingsError(f"{source} is {kind.quote(text)[:100]!r}; want {kind.wants}") from None

@@ -33,7 +33,7 @@ class LocalStorage:
 
     def list(self, prefix: str = "") -> Iterator[Blob]:
         count = 0
-        for path in self._files(self._root):
+        for path in self._files(self._root, is_top=True):
             key = path.relative_to(self._root).as_posix()
             if not key.startswith(prefix):
                 continue
@@ -56,14 +56,15 @@ class LocalStorage:
         if now != blob:
             raise BlobChanged(f"{source} is no longer what was listed")
 
-    def _files(self, directory: Path) -> Iterator[Path]:
+    def _files(self, directory: Path, *, is_top: bool = False) -> Iterator[Path]:
         try:
             entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
         except OSError as exc:
             raise StorageUnavailable(f"cannot read {directory}: {exc.strerror}") from exc
         for entry in entries:
-            # Links to directories are not followed: one that points upwards has no end.
-            if entry.is_dir(follow_symlinks=False):
+            # Tools that replace a version at one stroke make it a link: git-sync, Kubernetes' volumes. Other links to
+            # directories are not followed: one that points upwards has no end.
+            if _is_directory(entry, follow_symlinks=is_top and entry.name.isdigit()):
                 yield from self._files(Path(entry.path))
             elif _is_file(entry):
                 yield Path(entry.path)
@@ -75,6 +76,14 @@ class LocalStorage:
             raise StorageUnavailable(f"cannot read {path}: {exc.strerror}") from exc
         # With the path: the same inode under another name is read elsewhere, and may be gone there.
         return Blob(key, stat.st_size, f"{stat.st_ino:x}-{stat.st_mtime_ns:x}-{path}")
+
+
+def _is_directory(entry: os.DirEntry[str], *, follow_symlinks: bool) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=follow_symlinks)
+    # As below.
+    except OSError:
+        return False
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:

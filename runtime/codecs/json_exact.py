@@ -33,7 +33,7 @@ def parse(body: bytes) -> Mapping[str, Json]:
         InvalidRequest: not JSON, or not an object.
     """
     try:
-        root = json.loads(body.removeprefix(_BOM).decode(), object_pairs_hook=_first_wins)
+        root = _load(body.removeprefix(_BOM).decode())
     except UnicodeDecodeError as exc:
         raise InvalidRequest(f"JSON Parse error: the body is not UTF-8 at offset: {exc.start}") from None
     except json.JSONDecodeError as exc:
@@ -41,12 +41,27 @@ def parse(body: bytes) -> Mapping[str, Json]:
         raise InvalidRequest(f"JSON Parse error: {text} at offset: {exc.pos}") from None
     except RecursionError:
         raise InvalidRequest("JSON Parse error: lists or objects are nested too deep") from None
-    except ValueError as exc:
-        # An integer of more digits than Python converts.
-        raise InvalidRequest(f"JSON Parse error: {exc}") from None
     if not isinstance(root, dict):
         raise InvalidRequest(f"JSON Value: {excerpt(root)} Is not object")
     return root
+
+
+def _load(text: str) -> Json:
+    try:
+        return json.loads(text, object_pairs_hook=_first_wins)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        # An integer of more digits than Python converts. Only now, as it is a call for each integer.
+        return json.loads(text, object_pairs_hook=_first_wins, parse_int=_integer)
+
+
+def _integer(digits: str) -> int | float:
+    try:
+        return int(digits)
+    except ValueError:
+        # So many are more than any float can hold: an infinity.
+        return float(digits)
 
 
 def excerpt(value: Json) -> str:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
+import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -61,19 +67,30 @@ def test_predict_asks_a_server(tmp_path: Path) -> None:
         (["predict", DIGITS, SEVEN, "--version", "2"], 1, "Specific(digits, 2)"),
         (["predict", DIGITS, DIGITS / "seven.png"], 1, "JSON Parse error"),
         (["predict", "gs://x/y", SEVEN], 64, "cannot read models from 'gs://x/y'"),
+        (["predict", "http://[/", SEVEN], 64, "cannot ask http://[: "),
+        (
+            ["predict", "http://127.0.0.1:999999999999999999999999999999/v1/models/m", SEVEN],
+            64,
+            "cannot ask http://127.0.0.1:999",
+        ),
+        (["predict", "http://127.0.0.1:x/v1/models/m", SEVEN], 1, "cannot reach http://127.0.0.1:x/v1/models/m"),
+        (["predict", "http://127.0.0.1:1/v1/models/\u00e9", SEVEN], 64, "cannot ask http://127.0.0.1:1/v1/models/"),
+        (["inspect", "s3://[/"], 64, "model_path: "),
         (["inspect", DIGITS / "1"], 1, "no directory named by a number"),
+        (["inspect", DIGITS, "--version", "2"], 1, "Specific(digits, 2)"),
         (["serve"], 64, "no model_name is given; want --model_name or DECANT_MODEL_NAME"),
         ([], 64, "no model_name is given"),
         (["--model_name", "m"], 64, "no model_path is given"),
         (["--model_name", "m", "--model_path", DIGITS, "--nireq", "2"], 64, "unrecognized arguments: --nireq 2"),
         (["serve", "--model_name", "m", "--model_path", DIGITS, "--port", "0", "--rest_port", "0"], 64, "both 0"),
+        (["serve", "--model_name", "m", "--model_path", DIGITS, "--port", "8501"], 64, "cannot have the same values"),
         (["pour"], 64, "invalid choice: 'pour'"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_an_exit_code(arguments: list[str | Path], code: int, message: str) -> None:
     done = decant(*arguments)
     assert done.returncode == code
-    assert done.stdout == b""
+    assert done.stdout == b"" or arguments[0] == "inspect"
     (line,) = done.stderr.decode().splitlines()
     assert message in line
 
@@ -90,6 +107,103 @@ def test_inspect_shows_versions_sizes_and_the_signature() -> None:
         "    output digit: DT_INT64 [-1]",
         "    output probabilities: DT_FLOAT [-1, 10]",
     ]
+
+
+def test_inspect_and_predict_mean_the_same_by_version_0(tmp_path: Path) -> None:
+    assert decant("inspect", DIGITS, "--version", "0").stdout == decant("inspect", DIGITS).stdout
+    assert digits_in(decant("predict", DIGITS, SEVEN, "--version", "0").stdout) == [7]
+    for version in ("0", "1"):
+        (tmp_path / version).symlink_to(DIGITS / "1")
+    assert b"signature serving_default of version 0" in decant("inspect", tmp_path, "--version", "0").stdout
+
+
+def test_a_directory_may_have_a_name_that_a_model_may_not(tmp_path: Path) -> None:
+    (tmp_path / "a:b").symlink_to(DIGITS)
+    done = decant("inspect", tmp_path / "a:b")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"a_b at ")
+
+
+def test_ports_do_not_matter_without_a_server() -> None:
+    done = decant("predict", DIGITS, SEVEN, env={"PORT": "8500"})
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@contextlib.contextmanager
+def answering(answer: bytes) -> Iterator[str]:
+    """A server that reads one request and sends these bytes; yields the URL of a model."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        done = pool.submit(_answer_once, listener, answer)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1/models/m"
+        done.result()
+
+
+def _answer_once(listener: socket.socket, answer: bytes) -> None:
+    listener.settimeout(30)
+    connection, _ = listener.accept()
+    with connection, connection.makefile("rb") as request:
+        connection.settimeout(30)
+        headers = http.client.parse_headers(request) if request.readline() else None
+        assert headers is not None
+        request.read(int(headers["Content-Length"]))
+        connection.sendall(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (b"", "cannot reach http://127.0.0.1"),
+        (b"220 mail.example ESMTP\r\n", "cannot reach http://127.0.0.1"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}", "did not send all of its answer"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n{}", "cannot reach http://127.0.0.1"),
+        (b"HTTP/1.1 502 Bad\r\nContent-Length: 11\r\n\r\n<p>\nno\n</p>", "answered 502: <p> no </p>"),
+        (b"HTTP/1.1 502 Bad\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n{}", "127.0.0.1"),
+    ],
+)
+def test_what_is_no_server_of_ours_is_told_in_one_line(answer: bytes, message: str) -> None:
+    with answering(answer) as url:
+        done = decant("predict", url, SEVEN)
+    assert done.returncode == 1
+    assert done.stdout == b""
+    (line,) = done.stderr.decode().splitlines()
+    assert message in line
+
+
+SIGNALS_ITSELF = """
+import os, sys
+
+class Signal:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"asyncio", "fastapi", "grpc", "numpy", "openvino", "uvicorn"}:
+            os.kill(os.getpid(), int(sys.argv[1]))
+
+sys.meta_path.insert(0, Signal())
+from handlers.cli import main
+main(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_while_the_server_is_still_imported_ends_it_without_a_word(
+    number: signal.Signals, code: int, tmp_path: Path
+) -> None:
+    """The signal comes with the first import that takes long, whichever that is."""
+    flags = ["serve", "--model_name", "digits", "--model_path", str(tmp_path)]
+    argv = [sys.executable, "-c", SIGNALS_ITSELF, str(int(number)), *flags]
+    done = subprocess.run(argv, capture_output=True, timeout=60, check=False, env=clean_environment())
+    assert (done.returncode, done.stderr) == (code, b"")
+
+
+@pytest.mark.parametrize(("level", "is_logged"), [("INFO", False), ("TRACE", True)])
+def test_a_malformed_request_is_no_line_in_the_log(level: str, is_logged: bool, tmp_path: Path) -> None:
+    model: list[str | Path] = ["--model_name", "digits", "--model_path", DIGITS]
+    with decant_serve(tmp_path, *model, "--log_level", level, without_grpc=True) as server:
+        with socket.create_connection(("127.0.0.1", server.rest_port), timeout=30) as client:
+            client.sendall(b"EHLO\r\n\r\n")
+            while client.recv(4096):
+                pass
+        assert server.terminate() == 0
+        assert ("Invalid HTTP request" in server.log()) is is_logged
 
 
 def test_inspect_and_predict_read_from_a_bucket(s3: SeaweedFS, tmp_path: Path) -> None:

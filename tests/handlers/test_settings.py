@@ -91,7 +91,6 @@ def test_the_s3_endpoint_has_the_names_of_the_sdk_and_of_ovms(
         (["--port", "x"], "--port is 'x'; want a port number, or 0 for none"),
         (["--port", "65536"], "--port is '65536'; want a port number"),
         (["--rest_port", "-1"], "--rest_port is '-1'; want a port number"),
-        (["--port", "8501"], "port and rest_port cannot have the same values: 8501"),
         (["--log_level", "loud"], "--log_level is 'loud'; want one of DEBUG, INFO, WARNING, ERROR"),
         (["--max_body_size", "-1"], "--max_body_size is '-1'; want a number of bytes"),
         (["--max_body_size", "G"], "--max_body_size is 'G'; want a number of bytes"),
@@ -99,6 +98,8 @@ def test_the_s3_endpoint_has_the_names_of_the_sdk_and_of_ovms(
         (["--max_in_flight", "0"], "--max_in_flight is '0'; want a whole number above 0"),
         (["--shutdown_timeout", "nan"], "--shutdown_timeout is 'nan'; want a number of seconds"),
         (["--s3_endpoint", "ftp://x"], "--s3_endpoint is 'ftp://x'; want an http:// or https:// URL"),
+        (["--s3_endpoint", "http://["], "--s3_endpoint is 'http://['; want an http:// or https:// URL"),
+        (["--s3_endpoint", "https:///x"], "--s3_endpoint is 'https:///x'; want an http:// or https:// URL"),
     ],
 )
 def test_a_bad_value_is_named_with_what_is_wanted(flags: list[str], message: str) -> None:
@@ -113,8 +114,47 @@ def test_a_bad_variable_is_named_as_a_variable(monkeypatch: pytest.MonkeyPatch) 
         parse()
 
 
-def test_both_ports_may_be_off() -> None:
-    assert parse("--port", "0", "--rest_port", "0").port == 0
+@pytest.mark.parametrize(
+    ("ports", "message"),
+    [(("8501", "8501"), "port and rest_port cannot have the same values: 8501"), (("0", "0"), "both 0")],
+)
+def test_ports_matter_only_to_who_needs_them(ports: tuple[str, str], message: str) -> None:
+    settings = parse("--port", ports[0], "--rest_port", ports[1])
+    with pytest.raises(SettingsError, match=message):
+        settings.require_ports()
+
+
+@pytest.mark.parametrize("ports", [("0", "8501"), ("8500", "0"), ("8500", "8501")])
+def test_one_port_is_enough(ports: tuple[str, str]) -> None:
+    parse("--port", ports[0], "--rest_port", ports[1]).require_ports()
+
+
+@pytest.mark.parametrize("level", ["TRACE", "trace"])
+def test_ovmss_finest_level_is_our_finest(level: str) -> None:
+    assert parse("--log_level", level).log_level == "DEBUG"
+
+
+@pytest.mark.parametrize(
+    ("given", "want"),
+    [
+        ("http://user:secret@minio:9000", "http://minio:9000"),
+        ("user:secret@minio:9000", "http://minio:9000"),
+        ("https://secret@minio/", "https://minio/"),
+        ("https://user:se/cr@et@minio", "https://minio"),
+        ("https://user:sec://ret@minio", "https://minio"),
+    ],
+)
+def test_no_password_is_kept_of_an_endpoint(given: str, want: str) -> None:
+    assert parse("--s3_endpoint", given).s3_endpoint == want
+
+
+@pytest.mark.parametrize(
+    "given", ["ftp://user:secret@x", "http://user:secret@", "user:secret://x@", "https://:secret@[", "x:secret://@y://"]
+)
+def test_no_error_quotes_the_password_of_an_endpoint(given: str) -> None:
+    with pytest.raises(SettingsError, match="--s3_endpoint is") as caught:
+        parse("--s3_endpoint", given)
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["a/b", "a:b"])

@@ -175,13 +175,13 @@ def test_a_model_known_to_be_broken_evicts_nothing(make_cache: MakeCache) -> Non
 
 
 def test_memory_of_failures_is_bounded(make_cache: MakeCache) -> None:
-    keys = [f"m{number}" for number in range(3000)]
+    keys = [f"m{number}" for number in range(1500)]
     loader, cache = make_cache(dict.fromkeys(keys, 1))
     loader.load_errors.update((key, LoadFailed(key)) for key in keys)
     for key in keys:
         with pytest.raises(LoadFailed):
             use(cache, key)
-    assert sum(cache.failure(key) is not None for key in keys) < 2000
+    assert sum(cache.failure(key) is not None for key in keys) < 1200
     assert cache.failure(keys[-1]) is not None
 
 

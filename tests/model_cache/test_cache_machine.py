@@ -156,5 +156,5 @@ class CacheMachine(RuleBasedStateMachine):
         return sum(entry.size for entry in self._present())
 
 
-CacheMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None, database=None)
+CacheMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None, database=None)
 TestCache = CacheMachine.TestCase

@@ -52,6 +52,34 @@ def test_a_link_to_a_file_is_that_file(root: Path, tmp_path: Path) -> None:
     assert changed != weights
 
 
+def test_a_version_may_be_a_link_to_a_directory(root: Path, tmp_path: Path) -> None:
+    """git-sync and Kubernetes replace a version by turning a link."""
+    for release in ("first", "second"):
+        (tmp_path / release).mkdir()
+        (tmp_path / release / "model.xml").write_bytes(b"<net/>")
+    (root / "2").symlink_to("../first")
+    repository = ModelRepository("m", open_storage(str(root)))
+    assert list(repository.versions()) == [1, 2]
+    (root / "2").unlink()
+    (root / "2").symlink_to("../second")
+    assert ModelRepository("m", open_storage(str(root))).find(2) != repository.find(2)
+
+
+def test_no_other_link_to_a_directory_is_followed(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "model.bin").write_bytes(b"")
+    (root / "latest").symlink_to("../elsewhere")
+    (root / "1" / "2").symlink_to("../../elsewhere")
+    assert keys(root) == ["1/model.xml"]
+
+
+def test_a_version_that_is_a_link_upwards_has_an_end(root: Path) -> None:
+    (root / "2").symlink_to(".")
+    (root / "3").symlink_to("3")
+    (root / "4").symlink_to("nowhere")
+    assert keys(root) == ["1/model.xml", "2/1/model.xml"]
+
+
 def test_what_is_no_file_is_no_blob(root: Path) -> None:
     (root / "1" / "dangling").symlink_to("nowhere")
     (root / "1" / "itself").symlink_to("itself")

@@ -188,9 +188,11 @@ def server(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
         httpd.daemon_threads = False
         acceptor = threading.Thread(target=httpd.serve_forever, args=(0.02,))
         acceptor.start()
-        yield f"http://127.0.0.1:{httpd.server_port}"
-        httpd.shutdown()
-        acceptor.join()
+        try:
+            yield f"http://127.0.0.1:{httpd.server_port}"
+        finally:
+            httpd.shutdown()
+            acceptor.join()
 
 
 def test_a_server_that_trickles_is_not_waited_for_for_ever(
@@ -212,10 +214,12 @@ def test_a_server_that_trickles_is_not_waited_for_for_ever(
         # Never silent for long, and it would take 20 seconds.
         storage = S3Storage("models", "faults", endpoint, read_timeout=5, fetch_timeout=0.5)
         started = time.monotonic()
-        with pytest.raises(StorageUnavailable, match=r"1/model\.bin: \d+ of 1000 bytes after"):
-            storage.fetch(Blob("1/model.bin", 1000, '"etag"'), tmp_path / "here")
+        try:
+            with pytest.raises(StorageUnavailable, match=r"1/model\.bin: \d+ of 1000 bytes after"):
+                storage.fetch(Blob("1/model.bin", 1000, '"etag"'), tmp_path / "here")
+        finally:
+            enough.set()
         assert time.monotonic() - started < 5
-        enough.set()
 
 
 def test_a_length_that_is_not_told_in_advance_is_no_obstacle(

@@ -101,6 +101,10 @@ ACCEPTED: list[tuple[Specs, str | bytes, dict[str, NDArray[Any]]]] = [
     (specs(x=np.float16), '{"inputs": [65504, 65520, -1e9]}', {"x": np.array([65504, np.inf, -np.inf], np.float16)}),
     (specs(x=BFLOAT16), '{"inputs": [1, 3.4e38, 1e39]}', {"x": f32([1, np.inf, np.inf]).astype(BFLOAT16)}),
     (X, f'{{"inputs": [1{"0" * 400}, -1{"0" * 400}]}}', {"x": f32([np.inf, -np.inf])}),
+    # More digits than Python converts to an integer.
+    (X, f'{{"inputs": [1, 1{"0" * 5000}, -1{"0" * 5000}]}}', {"x": f32([1, np.inf, -np.inf])}),
+    (X, f'{{"instances": [1{"0" * 5000}]}}', {"x": f32([np.inf])}),
+    (XY, f'{{"inputs": {{"x": 1{"0" * 5000}, "y": 7}}}}', {"x": f32(np.inf), "y": np.array(7)}),
     (specs(x=np.float64), '{"inputs": [18446744073709551616, 9007199254740993]}', {"x": np.array([2.0**64, 2.0**53])}),
     # bool takes true and false.
     (FLAG, '{"instances": [true, false]}', {"x": np.array([True, False])}),
@@ -159,7 +163,8 @@ REJECTED: list[tuple[Specs, str | bytes, str]] = [
     (X, '{"inputs": [1]} {"inputs": [2]}', "JSON Parse error: "),
     (X, b'{"inputs": [1], "\xff": 1}', "not UTF-8"),
     (X, '{"inputs": [1]}'.encode("utf-16"), "JSON Parse error: "),
-    (X, f'{{"inputs": [1{"0" * 5000}]}}', "JSON Parse error: "),
+    (INT, f'{{"inputs": [-1{"0" * 5000}]}}', "JSON Value: -Infinity Type: Number is not of expected type: int32"),
+    (X, f'{{"inputs": [1{"0" * 5000}}}', "JSON Parse error: "),
     # Not the form.
     (X, "1", "JSON Value: 1 Is not object"),
     (X, "[1]", "JSON Value: [1] Is not object"),

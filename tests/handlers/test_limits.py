@@ -1,0 +1,113 @@
+"""What a container may use, read from trees that look like its /proc and /sys."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from handlers.limits import disk_room, memory_limit, memory_room
+
+V1_NO_LIMIT = "9223372036854771712\n"
+TIB = 1 << 40
+
+
+def tree(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({}, None),
+        # A container of docker, podman or Kubernetes with version 2 sees its own group as the top.
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "536870912\n"}, 536870912),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "max\n"}, None),
+        # A service of systemd: its own group, or the slice above it.
+        ({"proc/self/cgroup": "0::/a.slice/b\n", "sys/fs/cgroup/a.slice/b/memory.max": "4096\n"}, 4096),
+        (
+            {
+                "proc/self/cgroup": "0::/a.slice/b\n",
+                "sys/fs/cgroup/a.slice/memory.max": "4096\n",
+                "sys/fs/cgroup/a.slice/b/memory.max": "max\n",
+            },
+            4096,
+        ),
+        (
+            {
+                "proc/self/cgroup": "0::/a/b\n",
+                "sys/fs/cgroup/a/memory.max": "8192\n",
+                "sys/fs/cgroup/a/b/memory.max": "4096\n",
+                "sys/fs/cgroup/other/memory.max": "1\n",
+            },
+            4096,
+        ),
+        # Version 1: the limit at the top, while /proc has the host's name for the group; and of a group of our own.
+        ({"sys/fs/cgroup/memory/memory.limit_in_bytes": "4096\n"}, 4096),
+        (
+            {
+                "proc/self/cgroup": "5:cpu:/\n4:memory:/docker/0123\n0::/\n",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": "4096\n",
+            },
+            4096,
+        ),
+        (
+            {
+                "proc/self/cgroup": "4:cpu,memory:/a:b\n3:cpuset:/c\n",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": V1_NO_LIMIT,
+                "sys/fs/cgroup/memory/a:b/memory.limit_in_bytes": "4096\n",
+                "sys/fs/cgroup/memory/c/memory.limit_in_bytes": "1\n",
+            },
+            4096,
+        ),
+        ({"sys/fs/cgroup/memory/memory.limit_in_bytes": V1_NO_LIMIT}, None),
+        # What cannot be understood limits nothing.
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "0\n"}, None),
+        ({"proc/self/cgroup": "nonsense\n", "sys/fs/cgroup/memory.max": "much\n"}, None),
+        ({"proc/self/cgroup": "0::/../../beside\n", "beside/memory.max": "1\n", "sys/fs/cgroup/x": ""}, None),
+    ],
+)
+def test_the_least_limit_of_all_groups_above_counts(files: dict[str, str], limit: int | None, tmp_path: Path) -> None:
+    assert memory_limit(tree(tmp_path, files)) == limit
+
+
+def test_memory_is_the_machines_or_the_containers_whichever_is_less(tmp_path: Path) -> None:
+    machine = memory_room(tmp_path)
+    assert machine > 1 << 27
+    assert memory_room(tree(tmp_path, {"sys/fs/cgroup/memory.max": "1048576"})) == 1048576
+    assert memory_room(tree(tmp_path, {"sys/fs/cgroup/memory.max": str(machine * 2)})) == machine
+
+
+def test_what_a_cache_directory_holds_is_room_for_it(tmp_path: Path) -> None:
+    """More than others on this disk write or remove meanwhile; the file takes no space."""
+    cache = tmp_path / "cache"
+    (cache / "digest" / "deep").mkdir(parents=True)
+    before = disk_room(cache)
+    with (cache / "digest" / "deep" / "model.bin").open("wb") as weights:
+        weights.truncate(TIB)
+    assert TIB / 2 < disk_room(cache) - before < TIB * 2
+
+
+def test_a_cache_directory_that_is_not_there_has_what_is_free(tmp_path: Path) -> None:
+    with (tmp_path / "not ours").open("wb") as file:
+        file.truncate(TIB)
+    assert disk_room(tmp_path / "no" / "cache") <= shutil.disk_usage(tmp_path).total
+
+
+def test_links_and_other_oddities_hold_nothing(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    with (tmp_path / "weights").open("wb") as weights:
+        weights.truncate(TIB)
+    before = disk_room(cache)
+    (cache / "link").symlink_to(tmp_path / "weights")
+    (cache / "up").symlink_to("..")
+    (cache / "dangling").symlink_to("nowhere")
+    os.mkfifo(cache / "pipe")
+    assert disk_room(cache) - before < TIB / 2

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from handlers.build import build_server
 from handlers.settings import Settings, SettingsError
@@ -46,8 +46,8 @@ class Stop:
 Event = ServableId | BaseException | Stop
 
 
-def serve(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT; return the exit code.
+def serve(settings: Settings) -> NoReturn:
+    """Serve until SIGTERM or SIGINT, and end the process.
 
     Raises:
         SettingsError: there is nothing to serve, or nothing to serve it on.
@@ -56,13 +56,11 @@ def serve(settings: Settings) -> int:
         raise SettingsError("port and rest_port are both 0; want one of them at least")
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     started: list[Front] = []
-    loader: threading.Thread | None = None
     with _stop_signals(events):
         try:
             server = build_server(settings)
             # First, as it takes longest: it lists and downloads while the fronts are imported.
-            loader = threading.Thread(target=_load, args=(server, settings.model_name, events), daemon=True)
-            loader.start()
+            threading.Thread(target=_load, args=(server, settings.model_name, events), daemon=True).start()
             for front in _fronts(settings, server):
                 front.start()
                 started.append(front)
@@ -72,11 +70,9 @@ def serve(settings: Settings) -> int:
             code = START_FAILED
         finished = _drain(started, settings.shutdown_timeout)
     _report(finished, settings.shutdown_timeout, code)
-    if not finished or (loader and loader.is_alive()):
-        # Python would wait for their threads, or take the interpreter away from under them.
-        logging.shutdown()
-        os._exit(code)
-    return code
+    # Not by returning: loads and downloads may be under way, in threads that Python would wait for.
+    logging.shutdown()
+    os._exit(code)
 
 
 def _load(server: ModelServer, name: str, events: queue.SimpleQueue[Event]) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.conftest import DIGITS
-from tests.servers.decant import decant_serve
-from tests.servers.fault_proxy import ACCESS_DENIED, INTERNAL_ERROR, Cut, FaultProxy, on
+from tests.servers.decant import Decant, decant_serve
+from tests.servers.fault_proxy import ACCESS_DENIED, INTERNAL_ERROR, Before, Cut, FaultProxy, on
 from tests.servers.lambda_emulator import lambda_emulator
 from tests.servers.lambda_events import EVENT_BUILDERS, function_url, response_body
 from tests.servers.ovms_client import OvmsClient, OvmsClientError
@@ -255,3 +256,37 @@ def test_a_port_that_is_taken_fails_the_start(front: str, tmp_path: Path) -> Non
             assert server.process.wait(30) == 3
     assert "cannot start digits from " in server.log().splitlines()[-1]
     assert port in server.log().splitlines()[-1]
+
+
+def test_an_object_that_changes_while_it_is_first_fetched_is_listed_anew(s3: SeaweedFS, tmp_path: Path) -> None:
+    s3.put_tree("models", "moving/1", DIGITS / "1")
+    xml = (DIGITS / "1" / "model.xml").read_bytes() + b"<!-- uploaded again -->"
+    with FaultProxy(s3.endpoint) as proxy:
+        upload = Before(lambda: s3.client().put_object(Bucket="models", Key="moving/1/model.xml", Body=xml))
+        proxy.use(on(upload, "GET", r"model\.xml", nth=1))
+        env = dataclasses.replace(s3.reader, endpoint=proxy.url).env()
+        with decant_serve(tmp_path, *model_flags("s3://models/moving"), env=env) as server:
+            assert server.post(PREDICT, SEVEN).body["predictions"][0]["digit"] == 7
+    (version,) = (tmp_path / "cache").iterdir()
+    assert (version / "model.xml").read_bytes() == xml
+
+
+def test_two_servers_share_a_cache_directory_that_holds_one_model(s3: SeaweedFS, tmp_path: Path) -> None:
+    s3.put_tree("models", "pair/1", DIGITS / "1")
+    s3.put_tree("models", "pair/2", DIGITS / "1")
+    s3.client().put_object(Bucket="models", Key="pair/2/notes.txt", Body=b"the second one")
+    # Room for one version at a time, on disk and in memory, so that each request evicts.
+    flags = [*model_flags("s3://models/pair"), "--disk_budget", "50K", "--memory_budget", "17M"]
+    flags += ["--cache_dir", str(tmp_path / "cache")]
+    with (
+        decant_serve(tmp_path / "a", *flags, env=s3.reader.env(), without_grpc=True) as first,
+        decant_serve(tmp_path / "b", *flags, env=s3.reader.env(), without_grpc=True) as second,
+        ThreadPoolExecutor(2) as clients,
+    ):
+
+        def ask(server: Decant) -> list[int]:
+            paths = [f"/v1/models/digits/versions/{1 + i % 2}:predict" for i in range(30)]
+            return [server.post(path, SEVEN).status for path in paths]
+
+        answers = [answer for statuses in clients.map(ask, (first, second)) for answer in statuses]
+    assert answers == [200] * 60

@@ -250,6 +250,29 @@ def test_a_download_under_way_is_not_removed_by_another_process(root: Path) -> N
         assert files_below(loading.result(PATIENCE).directory) == FILES
 
 
+def start_and_load(root: Path, number: int) -> list[dict[str, bytes]]:
+    """As a process does that starts: sweep, then download. Many times, as it is a matter of microseconds."""
+    loaded = []
+    for round_ in range(20):
+        model = Downloader(root).load(contents_of(stored(files={"model.bin": b"%d %d" % (number, round_)})))
+        loaded.append(files_below(model.directory))
+        model.close()
+    return loaded
+
+
+def test_processes_that_start_at_the_same_time_do_not_sweep_away_what_the_others_begin(root: Path) -> None:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            processes = [pool.submit(start_and_load, root, number) for number in range(8)]
+        for number, process in enumerate(processes):
+            assert process.result() == [{"model.bin": b"%d %d" % (number, round_)} for round_ in range(20)]
+    finally:
+        sys.setswitchinterval(before)
+    assert list(root.iterdir()) == []
+
+
 def remove_a_file(directory: Path) -> None:
     (directory / "model.bin").unlink()
 

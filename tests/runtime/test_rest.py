@@ -13,7 +13,7 @@ import pytest
 
 from model_cache.errors import CacheFull, LoadFailed, LoadPending, ModelTooLarge, StorageUnavailable
 from runtime.errors import InferenceFailed, Overloaded, Unsupported
-from runtime.rest import create_app
+from runtime.rest import MAX_BODIES, Bodies, create_app
 from runtime.status import public_message
 from tests.fakes import Gate
 from tests.runtime.asgi import App, Reply, call
@@ -450,3 +450,29 @@ def test_a_request_waits_for_no_other_models_trouble(s: Stage, app: App) -> None
     assert call(app, "POST", f"{MODEL}/versions/1:predict", ROWS).status == 503
     assert call(app, "POST", PREDICT, ROWS).status == 200
     assert statuses(call(app, "GET", MODEL)) == {"1": "END", "2": "AVAILABLE"}
+
+
+def test_requests_and_the_bytes_of_their_bodies_are_bounded_together() -> None:
+    bodies = Bodies(max_body=100, max_requests=2)
+    with bodies.admitted() as first, bodies.admitted() as second:
+        first(100 * MAX_BODIES - 50)
+        with pytest.raises(Overloaded, match="--max_in_flight"), bodies.admitted():
+            pass
+        with pytest.raises(Overloaded, match="the bodies of 2 requests take 750 bytes already"):
+            second(51)
+        second(50)
+    # All is given back, also by the one that was refused.
+    with bodies.admitted() as third:
+        third(100 * MAX_BODIES)
+
+
+def test_more_requests_than_may_be_are_refused_before_their_bodies_are_read() -> None:
+    with stage(1) as s:
+        app = create_app(s.server, inline, MAX_BODY, lambda: True, max_requests=0)
+        reply = call(app, "POST", PREDICT, ROWS)
+        assert (reply.status, reply.chunks_read) == (503, 0)
+
+
+def test_health_is_answered_to_head_and_nothing_redirects(app: App) -> None:
+    assert call(app, "HEAD", "/v2/health/live").status == 200
+    assert call(app, "GET", "/v2/health/live/").status == 404

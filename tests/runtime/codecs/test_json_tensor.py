@@ -506,3 +506,23 @@ def test_a_number_is_rounded_as_numpy_rounds_it(number: float, dtype: Dtype) -> 
     with np.errstate(over="ignore"):
         want = np.array([number]).astype(dtype)
     check_readers(json.dumps({"inputs": {"x": [number]}}), {"x": want})
+
+
+def test_a_list_longer_than_simdjson_counts_is_read_fast_and_whole() -> None:
+    count = 0xFFFFFF + 5
+    wanted = {"x": TensorSpec("x", np.dtype(np.int8), (-1,))}
+    body = b'{"inputs":[' + b"7," * (count - 1) + b"8]}"
+    parsed = parse_predict(body)
+    assert parsed.fast is not None
+    array = json_fast.read(parsed.fast, False, wanted)
+    assert array is not None
+    assert array["x"].shape == (count,)
+    assert array["x"][-2:].tolist() == [7, 8]
+
+
+@pytest.mark.parametrize("element", ["0", "NaN"])
+def test_a_large_list_of_a_shape_that_is_not_wanted_is_refused_unread(element: str) -> None:
+    wanted = {"x": TensorSpec("x", np.dtype(np.float32), (-1, 8, 8))}
+    body = f'{{"inputs":[{",".join([element] * 100_000)}]}}'.encode()
+    with pytest.raises(InvalidRequest, match=r"input 'x' has shape \(100000,\); want \(-1, 8, 8\)"):
+        parse_predict(body).inputs(wanted)

@@ -15,7 +15,9 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from model_cache.errors import DiskUnusable, LoadFailed, StorageUnavailable
@@ -97,10 +99,12 @@ class Downloader:
     def _download(self, version: ModelVersion, target: Path) -> None:
         paths = _paths(version)
         started = time.perf_counter()
-        partial = Path(tempfile.mkdtemp(prefix=f"{_PARTIAL}{version.digest}-", dir=self._root))
-        lock = os.open(partial, os.O_RDONLY | os.O_DIRECTORY)
-        try:
+        # Against a sweep, to which a directory that is not locked yet looks left over.
+        with _locked(self._root, fcntl.LOCK_SH):
+            partial = Path(tempfile.mkdtemp(prefix=f"{_PARTIAL}{version.digest}-", dir=self._root))
+            lock = os.open(partial, os.O_RDONLY | os.O_DIRECTORY)
             fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
             _fetch_all(version, {blob: partial / path for blob, path in paths.items()})
             _publish(partial, target)
         finally:
@@ -157,24 +161,27 @@ def _bury(directory: Path) -> None:
     # Somebody who tidies up /tmp has been here before.
     except FileNotFoundError:
         return
-    shutil.rmtree(grave)
+    # Another process may be sweeping it; what is left is swept by the next.
+    shutil.rmtree(grave, ignore_errors=True)
 
 
 def _sweep(root: Path) -> None:
     """Remove what processes that were killed have left half done."""
-    for partial in root.glob(f"{_PARTIAL}*"):
-        try:
-            lock = os.open(partial, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:
-            continue
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(partial, ignore_errors=True)
-        # Somebody is at it.
-        except BlockingIOError:
-            pass
-        finally:
-            os.close(lock)
+    with _locked(root, fcntl.LOCK_EX):
+        for partial in root.glob(f"{_PARTIAL}*"):
+            # Somebody is at it, or has finished just now.
+            with suppress(BlockingIOError, FileNotFoundError), _locked(partial, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _locked(directory: Path, operation: int) -> Iterator[None]:
+    lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(lock, operation)
+        yield
+    finally:
+        os.close(lock)
 
 
 def _fetch_all(version: ModelVersion, paths: dict[Blob, Path]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import sys
@@ -17,7 +18,7 @@ from model_cache.errors import DiskUnusable, LoadFailed, StorageUnavailable
 from model_cache.repository import Contents, ModelRepository
 from model_cache.storage import Blob, open_storage
 from tests.conftest import DIGITS, ROOT
-from tests.fakes import PATIENCE, Gate, MemoryStorage
+from tests.fakes import PATIENCE, Gate, MemoryStorage, until
 from tests.servers.processes import Process, clean_environment
 
 FILES = {"model.xml": b"<net/>", "model.bin": b"weights" * 1000, "assets/labels.txt": b"cat\ndog\n", "a/b/c": b""}
@@ -271,6 +272,33 @@ def test_processes_that_start_at_the_same_time_do_not_sweep_away_what_the_others
     finally:
         sys.setswitchinterval(before)
     assert list(root.iterdir()) == []
+
+
+def someone_waits_for_a_lock() -> bool:
+    # proc_locks(5): "1: -> FLOCK ADVISORY READ 123 ..." is one that process 123 waits for.
+    lines = (line.split() for line in Path("/proc/locks").read_text().splitlines())
+    return any(line[1:3] == ["->", "FLOCK"] and line[5] == str(os.getpid()) for line in lines)
+
+
+def test_files_replaced_while_one_waits_for_them_are_not_taken_for_locked(root: Path, tmp_path: Path) -> None:
+    contents = contents_of(stored())
+    directory = root / contents.digest
+    for path, data in FILES.items():
+        for copy in (directory, root / "new"):
+            (copy / path).parent.mkdir(parents=True, exist_ok=True)
+            (copy / path).write_bytes(data)
+    # Another process that removes them, whereupon a third one brings them again.
+    descriptor = os.open(directory, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(Downloader(root).load, contents)
+        until(someone_waits_for_a_lock)
+        directory.rename(tmp_path / "old")
+        (root / "new").rename(directory)
+        os.close(descriptor)
+        model = loading.result(PATIENCE)
+    Downloader(root).load(contents).close()
+    assert files_below(model.directory) == FILES
 
 
 def remove_a_file(directory: Path) -> None:

@@ -310,6 +310,10 @@ def fail_first_listing(
     """Let eight callers wait for a first listing that fails; return how many listings there were, and the errors."""
     storage = MemoryStorage()
     models = repository(storage, clock)
+    # Not the first of all: an error of long ago is nobody's any more.
+    storage.before_list = unavailable
+    with pytest.raises(StorageUnavailable):
+        models.versions()
     storage.before_list = listings = FailingListings(error)
     first = pool.submit(models.versions)
     listings.gate.wait_until_reached()

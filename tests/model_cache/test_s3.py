@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -222,25 +223,33 @@ def test_a_server_that_trickles_is_not_waited_for_for_ever(
         assert time.monotonic() - started < 5
 
 
+def chunked(request: BaseHTTPRequestHandler, chunks: Iterable[bytes]) -> None:
+    request.send_response(200)
+    request.send_header("Transfer-Encoding", "chunked")
+    request.end_headers()
+    for chunk in chunks:
+        request.wfile.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+
+
 def test_a_length_that_is_not_told_in_advance_is_no_obstacle(
     bucket: SeaweedFS, become: BecomeS3User, tmp_path: Path
 ) -> None:
     """Proxies that compress, or that change anything else, send bodies in chunks."""
     become(bucket.reader)
-
-    def answer_in_chunks(request: BaseHTTPRequestHandler) -> None:
-        request.send_response(200)
-        request.send_header("Transfer-Encoding", "chunked")
-        request.end_headers()
-        for chunk in (DATA[:100_000], DATA[100_000:], b""):
-            request.wfile.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
-
-    with server(answer_in_chunks) as endpoint:
+    with server(lambda request: chunked(request, [DATA[:100_000], DATA[100_000:], b""])) as endpoint:
         storage = S3Storage("models", "faults", endpoint)
         storage.fetch(Blob("1/model.bin", len(DATA), '"etag"'), tmp_path / "here")
-        assert (tmp_path / "here").read_bytes() == DATA
-        with pytest.raises(StorageUnavailable, match=r"1/model\.bin: got \d+ bytes, want 7$"):
-            storage.fetch(Blob("1/model.bin", 7, '"etag"'), tmp_path / "here")
+    assert (tmp_path / "here").read_bytes() == DATA
+
+
+def test_no_more_is_read_than_was_listed(bucket: SeaweedFS, become: BecomeS3User, tmp_path: Path) -> None:
+    """It would fill the disk."""
+    become(bucket.reader)
+    with server(lambda request: chunked(request, itertools.repeat(DATA))) as endpoint:
+        storage = S3Storage("models", "faults", endpoint, fetch_timeout=5)
+        with pytest.raises(StorageUnavailable, match=r"1/model\.bin: got \d+ bytes, want 1000$"):
+            storage.fetch(Blob("1/model.bin", 1000, '"etag"'), tmp_path / "here")
+    assert (tmp_path / "here").stat().st_size <= 1000
 
 
 def test_an_upload_between_two_tries_is_an_error_and_never_a_mixture(

@@ -180,9 +180,7 @@ class ModelCache(Generic[K, T]):
             return
         # Broken files stay broken; whatever else went wrong may be over by now.
         if isinstance(failure.error, LoadFailed):
-            error = _fresh(failure.error)
-            error.is_repeated = True
-            raise error
+            raise _fresh(failure.error, is_repeated=True)
 
     def _evict(self, key: K, size: int) -> list[_Entry[T]]:
         """Take out idle entries until ``size`` more bytes fit; the caller closes them."""
@@ -295,6 +293,11 @@ class ModelCache(Generic[K, T]):
                     self._lock.notify_all()
 
 
-def _fresh(error: ModelCacheError) -> ModelCacheError:
-    """Return the same error as never raised: a traceback keeps alive what its frames hold, such as a request's body."""
-    return type(error)(*error.args)
+def _fresh(error: ModelCacheError, *, is_repeated: bool = False) -> ModelCacheError:
+    """Return the same error as never raised: a traceback keeps alive what its frames hold, such as a request's body.
+
+    For the same reason no frame may hold what it raises.
+    """
+    fresh = type(error)(*error.args)
+    fresh.is_repeated = is_repeated
+    return fresh

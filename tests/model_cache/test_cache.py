@@ -719,6 +719,6 @@ def test_no_promise_is_broken_by_many_threads(make_cache: MakeCache, pool: Threa
 def is_at_rest(loader: FakeLoader, cache: Cache) -> bool:
     """Whether the cache's account of what is left is the loader's, and nobody has a lease."""
     story, left = repr(cache), loader.present
-    entries = story[story.index("[") + 1 : -2].split(", ")
+    entries = filter(None, story[story.index("[") + 1 : -2].split(", "))
     used = sum(SIZES[key] for key in left)
     return story.startswith(f"<ModelCache {used}/100 [") and sorted(entries) == [f"{key} loaded 0" for key in left]

@@ -227,18 +227,19 @@ class ModelCache(Generic[K, T]):
                 # Others may be closing what made room for this one. Closing waits for nobody, so this ends.
                 self._lock.wait_for(lambda: not self._closing or self._used + self._closing <= self._budget)
             value = self._loader.load(key)
+            size = value.size
         # Raised again in every thread that waits for it, and nowhere else.
         except BaseException as exc:  # noqa: BLE001
             self._fail(key, entry, exc)
         else:
-            self._settle(key, entry, value)
+            self._settle(key, entry, value, size)
 
-    def _settle(self, key: K, entry: _Entry[T], value: T) -> None:
+    def _settle(self, key: K, entry: _Entry[T], value: T, size: int) -> None:
         """Correct the estimate by what the thing says it occupies, and let the waiters go."""
         with self._lock:
             self._failures.pop(key, None)
-            self._used += value.size - entry.size
-            entry.size = value.size
+            self._used += size - entry.size
+            entry.size = size
             # Only if the estimate was too low, which a loader promises it is not.
             victims = self._take(self._idle(self._used - self._budget))
             entry.future.set_result(value)
@@ -250,6 +251,9 @@ class ModelCache(Generic[K, T]):
         with self._lock:
             if isinstance(error, ModelCacheError):
                 self._failures[key] = Failure(_fresh(error), self._clock())
+            else:
+                # A bug tells nothing of the model.
+                self._failures.pop(key, None)
             if self._entries.get(key) is entry:
                 del self._entries[key]
             # Nothing came of it, so there is nothing to close.

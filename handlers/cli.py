@@ -97,7 +97,6 @@ def _add_one_shot_options(parser: argparse.ArgumentParser) -> None:
 
 def _serve(options: argparse.Namespace) -> int:
     settings = read_settings(vars(options))
-    settings.require_ports()
     configure_logging(settings.log_level)
     from handlers.lifecycle import serve
 

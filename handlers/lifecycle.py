@@ -19,7 +19,7 @@ from types import FrameType
 from typing import NoReturn, Protocol
 
 from handlers.build import build_server
-from handlers.settings import Settings, SettingsError
+from handlers.settings import Settings
 from model_cache.cache import FAILURE_TTL
 from model_cache.errors import BlobChanged, LoadFailed, ModelCacheError
 from model_cache.repository import ServableId
@@ -52,8 +52,7 @@ def serve(settings: Settings) -> NoReturn:
     Raises:
         SettingsError: there is nothing to serve, or nothing to serve it on.
     """
-    if not settings.port and not settings.rest_port:
-        raise SettingsError("port and rest_port are both 0; want one of them at least")
+    settings.require_ports()
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     started: list[Front] = []
     with _stop_signals(events):

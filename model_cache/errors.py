@@ -6,7 +6,10 @@
     +-- ModelNotFound        no such model, or no such version of it
     +-- StorageUnavailable   the store cannot be read now: network, permission, no bucket
     |   +-- BlobChanged      what was listed is not there any more: list again
-    +-- DiskUnusable         the cache directory cannot take the files: rights, owner, no space left
+    |   +-- StorageInterrupted  a read broke off, or the store was too busy: trying again may help
+    |   +-- ClientUnsuitable    obstore cannot read this; the cloud's SDK may
+    +-- DiskUnusable         the cache directory cannot take the files: rights, owner
+    |   +-- DiskFull         nor could it with all that is idle gone: no space left
     +-- LoadFailed           the files are here, and no model can be made of them
     +-- ModelTooLarge        larger than the whole budget: waiting will not help
     +-- CacheFull            fits the budget, but everything in it is in use: waiting may help
@@ -33,7 +36,19 @@ class BlobChanged(StorageUnavailable):
     pass
 
 
+class StorageInterrupted(StorageUnavailable):
+    pass
+
+
+class ClientUnsuitable(StorageUnavailable):
+    pass
+
+
 class DiskUnusable(ModelCacheError):
+    pass
+
+
+class DiskFull(DiskUnusable):
     pass
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from model_cache.errors import BlobChanged, StorageUnavailable
-from model_cache.storage import MAX_BLOBS, Blob
+from model_cache.storage import MAX_BLOBS, PIECE, Blob, StorageOptions
 
 
-def open(url: str, endpoint: str | None) -> LocalStorage:
+def open(url: str, options: StorageOptions) -> LocalStorage:
     parts = urlsplit(url)
     if parts.scheme != "file":
         return LocalStorage(Path(url))
@@ -42,19 +41,28 @@ class LocalStorage:
                 raise StorageUnavailable(
                     f"more than {MAX_BLOBS} files below {self._root}; is this a model's directory?"
                 )
-            yield self._blob(key, path)
+            try:
+                stat = path.stat()
+            except OSError as exc:
+                raise StorageUnavailable(f"cannot read {path}: {exc.strerror}") from exc
+            yield _blob(key, path, stat)
 
-    def fetch(self, blob: Blob, path: Path) -> None:
+    def fetch(self, blob: Blob, start: int, stop: int) -> Generator[bytes | memoryview, None, None]:
         source = self._root / blob.key
         try:
-            shutil.copyfile(source, path)
-            now = self._blob(blob.key, source)
+            with source.open("rb", buffering=0) as file:
+                file.seek(start)
+                while start < stop:
+                    piece = file.read(min(PIECE, stop - start))
+                    # After the read, so that what is given is known to be of the file that was listed.
+                    if not piece or _blob(blob.key, source, os.fstat(file.fileno())) != blob:
+                        raise BlobChanged(f"{source} is no longer what was listed")
+                    start += len(piece)
+                    yield piece
         except FileNotFoundError as exc:
             raise BlobChanged(f"{source} has gone since it was listed") from exc
         except OSError as exc:
-            raise StorageUnavailable(f"cannot copy {source}: {exc.strerror}") from exc
-        if now != blob:
-            raise BlobChanged(f"{source} is no longer what was listed")
+            raise StorageUnavailable(f"cannot read {source}: {exc.strerror}") from exc
 
     def _files(self, directory: Path, *, is_top: bool = False) -> Iterator[Path]:
         try:
@@ -69,13 +77,10 @@ class LocalStorage:
             elif _is_file(entry):
                 yield Path(entry.path)
 
-    def _blob(self, key: str, path: Path) -> Blob:
-        try:
-            stat = path.stat()
-        except OSError as exc:
-            raise StorageUnavailable(f"cannot read {path}: {exc.strerror}") from exc
-        # With the path: the same inode under another name is read elsewhere, and may be gone there.
-        return Blob(key, stat.st_size, f"{stat.st_ino:x}-{stat.st_mtime_ns:x}-{path}")
+
+def _blob(key: str, path: Path, stat: os.stat_result) -> Blob:
+    # With the path: the same inode under another name is read elsewhere, and may be gone there.
+    return Blob(key, stat.st_size, f"{stat.st_ino:x}-{stat.st_mtime_ns:x}-{path}", modified=stat.st_mtime)
 
 
 def _is_directory(entry: os.DirEntry[str], *, follow_symlinks: bool) -> bool:

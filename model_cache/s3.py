@@ -1,161 +1,216 @@
 """Models in S3 and in what speaks its protocol (SeaweedFS, MinIO, Ceph, R2), through boto3.
 
-Credentials, region and proxies are the SDK's own chain: environment, profile, container or instance role.
+Credentials, region and proxies are the SDK's own chain: environment, profile, container or instance role. Where it ends
+with none, requests are not signed, as OVMS's were not.
 """
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import boto3
+import botocore.exceptions
+from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from urllib3.exceptions import HTTPError
+from botocore.parsers import ResponseParserError
 
-from model_cache.errors import BlobChanged, StorageUnavailable
-from model_cache.storage import MAX_BLOBS, Blob
+from model_cache.errors import BlobChanged, StorageInterrupted, StorageUnavailable
+from model_cache.http_range import pieces
+from model_cache.s3_location import S3Location, checksum_of, locate
+from model_cache.storage import MAX_BLOBS, Blob, StorageOptions
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
+    from types_boto3_s3.type_defs import GetObjectRequestTypeDef, ListObjectsV2OutputTypeDef, ObjectTypeDef
 
-CONNECT_TIMEOUT = 5.0
-READ_TIMEOUT = 20.0
-"""Seconds without a byte before a read is given up."""
-FETCH_TIMEOUT = 600.0
-"""Seconds that one object may take as a whole; a server that trickles is not waited for for ever."""
-_PAUSES = (0.1, 0.2, 0.4)
-ATTEMPTS = len(_PAUSES) + 1
-"""Of a request by the SDK, and of an object whose answer breaks off by us."""
-_CHUNK = 1 << 20
+    Answer = TypeVar("Answer")
+
+PAUSES = (0.1, 0.2, 0.4)
+"""Seconds between tries of a listing's page."""
+_CONNECTIONS = 32
 # A redirect to nowhere makes the SDK look for the bucket's region until Python's stack ends.
-_ERRORS = (BotoCoreError, ClientError, RecursionError)
+_ERRORS = (BotoCoreError, ClientError, ResponseParserError, RecursionError)
+_NETWORK = (
+    botocore.exceptions.ConnectionError,
+    botocore.exceptions.HTTPClientError,
+    botocore.exceptions.IncompleteReadError,
+    ResponseParserError,
+)
+_GONE = ("PreconditionFailed", "NoSuchKey", "InvalidRange", "404", "412", "416")
+_BUSY = ("SlowDown", "RequestTimeout", "RequestTimeoutException", "Throttling", "ThrottlingException", "408", "429")
+_REFUSED = ("AccessDenied", "401", "403")
+
+# Sessions are not made for several threads: held while one makes a client.
+_sessions = threading.Lock()
 
 
-def open(url: str, endpoint: str | None) -> S3Storage:
-    parts = urlsplit(url)
-    if not parts.netloc:
-        raise ValueError(f"{url!r} names no bucket; want s3://bucket/prefix")
-    return S3Storage(parts.netloc, parts.path.strip("/"), endpoint)
-
-
-_GONE = ("PreconditionFailed", "NoSuchKey", "404", "412")
+def open(url: str, options: StorageOptions) -> S3Storage:
+    return S3Storage(locate(url, options.s3_endpoint), options)
 
 
 class S3Storage:
     in_place: Path | None = None
 
-    def __init__(
-        self,
-        bucket: str,
-        prefix: str,
-        endpoint: str | None,
-        *,
-        read_timeout: float = READ_TIMEOUT,
-        fetch_timeout: float = FETCH_TIMEOUT,
-    ) -> None:
-        self._bucket = bucket
-        self._prefix = f"{prefix}/" if prefix else ""
-        self._client = _client(endpoint, read_timeout)
-        self._fetch_timeout = fetch_timeout
+    def __init__(self, location: S3Location, options: StorageOptions) -> None:
+        self._name, self._bucket, self._prefix, self._endpoint = location
+        self._options = options
+        # Held while the client is made, which may ask the metadata service who we are: so it is made once, and not when
+        # the storage is opened.
+        self._lock = threading.Lock()
+        self._made: S3Client | None = None
+        self._found_nobody = False
 
     def __str__(self) -> str:
-        return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
+        return f"{self._name}/{self._prefix}".rstrip("/")
 
     def list(self, prefix: str = "") -> Iterator[Blob]:
-        pages = self._client.get_paginator("list_objects_v2").paginate(
-            Bucket=self._bucket, Prefix=self._prefix + prefix
-        )
         count = 0
-        try:
-            for page in pages:
-                # Whatever else answers 200, such as a captive portal, has not said that there is nothing.
-                if "IsTruncated" not in page:
-                    raise StorageUnavailable(f"cannot list {self}: the answer is no listing; is this an S3 server?")
-                for item in page.get("Contents", []):
-                    count += 1
-                    if count > MAX_BLOBS:
-                        raise StorageUnavailable(f"more than {MAX_BLOBS} objects below {self}; is this a model?")
-                    # Consoles make "folders" as empty objects whose key ends in a slash.
-                    if not item["Key"].endswith("/"):
-                        yield Blob(item["Key"][len(self._prefix) :], item["Size"], item["ETag"])
-        except _ERRORS as exc:
-            raise StorageUnavailable(f"cannot list {self}: {_reason(exc)}") from exc
+        for page in self._pages(self._prefix + prefix):
+            for item in page.get("Contents", []):
+                count += 1
+                if count > MAX_BLOBS:
+                    raise StorageUnavailable(f"more than {MAX_BLOBS} objects below {self}; is this a model?")
+                # Consoles make "folders" as empty objects whose key ends in a slash.
+                if not item["Key"].endswith("/"):
+                    yield self._blob(item)
 
-    def fetch(self, blob: Blob, path: Path) -> None:
-        deadline = time.monotonic() + self._fetch_timeout
-        for pause in (*_PAUSES, None):
+    def fetch(self, blob: Blob, start: int, stop: int) -> Generator[bytes, None, None]:
+        failure = f"cannot fetch {self._name}/{self._prefix}{blob.key}"
+        # If-Match: bytes of another upload are an error, never part of this version.
+        request: GetObjectRequestTypeDef = {
+            "Bucket": self._bucket,
+            "Key": self._prefix + blob.key,
+            "IfMatch": blob.etag,
+        }
+        if (start, stop) != (0, blob.size):
+            request["Range"] = f"bytes={start}-{stop - 1}"
+        answer = self._ask(failure, lambda client: client.get_object(**request))
+        body: Any = answer["Body"]
+        with closing(body):
+            etag = answer.get("ETag") or blob.etag
+            if etag != blob.etag:
+                raise BlobChanged(f"{failure}: its ETag is {etag}, was {blob.etag}")
+            # The body's own methods wait for all they are asked for, which may trickle in for days.
+            yield from pieces(body._raw_stream, blob, start, stop, failure)
+
+    def vouches_for(self, blob: Blob) -> bool:
+        """Whether the blob's checksum is one: the ETag, from which it is, is another thing if a key of KMS or of the
+        client encrypts the object.
+
+        Raises:
+            StorageUnavailable: as `fetch`.
+        """
+        answer = self._ask(
+            f"cannot look at {self._name}/{self._prefix}{blob.key}",
+            lambda client: client.head_object(Bucket=self._bucket, Key=self._prefix + blob.key, IfMatch=blob.etag),
+        )
+        return answer.get("ServerSideEncryption", "AES256") == "AES256" and "SSECustomerAlgorithm" not in answer
+
+    def _pages(self, prefix: str) -> Iterator[ListObjectsV2OutputTypeDef]:
+        failure = f"cannot list {self}"
+        token: dict[str, Any] = {}
+        while True:
+            page = self._list(failure, {"Prefix": prefix, **token})
+            # Whatever else answers 200, such as a captive portal, has not said that there is nothing.
+            if "IsTruncated" not in page:
+                raise StorageUnavailable(f"{failure}: the answer is no listing; is this an S3 server?")
+            yield page
+            if not page["IsTruncated"]:
+                return
+            following = page.get("NextContinuationToken")
+            if following in (None, token.get("ContinuationToken")):
+                raise StorageUnavailable(f"{failure}: the answer says that there is more, and not where")
+            token = {"ContinuationToken": following}
+
+    def _list(self, failure: str, request: dict[str, Any]) -> ListObjectsV2OutputTypeDef:
+        for pause in (*PAUSES, None):
             try:
-                return self._fetch_once(blob, path, deadline)
-            except _Broken as exc:
+                return self._ask(
+                    failure,
+                    lambda client: client.list_objects_v2(Bucket=self._bucket, **request),
+                    gone=StorageUnavailable,
+                )
+            except StorageInterrupted:
                 if pause is None:
-                    raise StorageUnavailable(f"cannot fetch {self._url(blob)}: {exc}") from exc
+                    raise
                 time.sleep(pause)
+        raise AssertionError
 
-    def _fetch_once(self, blob: Blob, path: Path, deadline: float) -> None:
+    def _ask(
+        self,
+        failure: str,
+        request: Callable[[S3Client], Answer],
+        gone: type[StorageUnavailable] = BlobChanged,
+    ) -> Answer:
+        client, is_nobody = self._client()
         try:
-            # If-Match: bytes of another upload are an error, never part of this version.
-            answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + blob.key, IfMatch=blob.etag)
+            return request(client)
         except _ERRORS as exc:
-            # The SDK has tried again what that may help; what is left is final.
-            error = BlobChanged if _code(exc) in _GONE else StorageUnavailable
-            raise error(f"cannot fetch {self._url(blob)}: {_reason(exc)}") from exc
-        # A server need not tell; but if it does, and it is not so, what comes is not the object that was listed.
-        length = answer.get("ContentLength", blob.size)
-        if length != blob.size:
-            answer["Body"].close()
-            raise _Broken(f"the answer has {length} bytes, want {blob.size}")
-        received = 0
-        with closing(answer["Body"]) as body, path.open("wb") as file:
-            for chunk in _chunks(body):
-                received += len(chunk)
-                if received > blob.size:
-                    break
-                if time.monotonic() > deadline:
-                    raise StorageUnavailable(
-                        f"cannot fetch {self._url(blob)}: "
-                        f"{received} of {blob.size} bytes after {self._fetch_timeout:.0f} s"
-                    )
-                file.write(chunk)
-        if received != blob.size:
-            raise _Broken(f"got {received} bytes, want {blob.size}")
+            reason = _reason(exc)
+            if is_nobody and _code(exc) in _REFUSED:
+                reason += " (asked without credentials, as none are found)"
+                # There may be some later: a metadata service that was too slow is not asked again by a client.
+                with self._lock:
+                    self._made = None
+            error = gone if _code(exc) in _GONE else _error_of(exc)
+            raise error(f"{failure}: {reason}") from exc
 
-    def _url(self, blob: Blob) -> str:
-        return f"s3://{self._bucket}/{self._prefix}{blob.key}"
+    def _client(self) -> tuple[S3Client, bool]:
+        """Return the client, and whether it asks as nobody because no credentials are found."""
+        with self._lock:
+            if self._made is None:
+                try:
+                    self._made, self._found_nobody = _connect(self._endpoint, self._options)
+                except (BotoCoreError, ValueError) as exc:
+                    raise StorageUnavailable(f"cannot set up S3: {_reason(exc)}") from exc
+            return self._made, self._found_nobody
 
-
-class _Broken(Exception):
-    """An answer that had begun well broke off, or is not the object that was listed. The SDK does not retry those."""
-
-
-def _chunks(body: Any) -> Iterator[bytes]:
-    """Yield what comes as it comes. The body's own methods wait for a whole chunk, which may trickle in for days."""
-    try:
-        while chunk := body._raw_stream.read1(_CHUNK):
-            yield chunk
-    except HTTPError as exc:
-        raise _Broken(_reason(exc)) from exc
+    def _blob(self, item: ObjectTypeDef) -> Blob:
+        etag = item["ETag"]
+        return Blob(
+            item["Key"][len(self._prefix) :],
+            item["Size"],
+            etag,
+            checksum_of(etag, self._bucket),
+            item["LastModified"].timestamp(),
+        )
 
 
-def _client(endpoint: str | None, read_timeout: float) -> S3Client:
+def _connect(endpoint: str, options: StorageOptions) -> tuple[S3Client, bool]:
     # Path style for servers of one's own: bucket.host needs a wildcard DNS record that they seldom have.
     styles: Any = {"addressing_style": "path" if endpoint else "auto"}
     config = Config(
-        connect_timeout=CONNECT_TIMEOUT,
-        read_timeout=read_timeout,
-        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-        max_pool_connections=32,
+        connect_timeout=options.connect_timeout,
+        read_timeout=options.read_timeout,
+        # Whoever fetches tries again, and so does list().
+        retries={"mode": "standard", "total_max_attempts": 1},
+        max_pool_connections=_CONNECTIONS,
         s3=styles,
+        # The SDK would compute it in Python.
+        response_checksum_validation="when_required",
     )
-    try:
-        client = boto3.client("s3", endpoint_url=endpoint, config=config)
-    except (BotoCoreError, ValueError) as exc:
-        raise StorageUnavailable(f"cannot set up S3: {_reason(exc)}") from exc
-    return client
+    with _sessions:
+        if boto3.DEFAULT_SESSION is None:
+            boto3.setup_default_session()
+        session = boto3.DEFAULT_SESSION
+        assert session is not None
+        found_nobody = not options.is_anonymous and session.get_credentials() is None
+        if found_nobody or options.is_anonymous:
+            config = config.merge(Config(signature_version=UNSIGNED))
+        return session.client("s3", endpoint_url=endpoint or None, config=config), found_nobody
+
+
+def _error_of(exc: Exception) -> type[StorageUnavailable]:
+    if isinstance(exc, ClientError):
+        status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return StorageInterrupted if status >= 500 or _code(exc) in _BUSY else StorageUnavailable
+    return StorageInterrupted if isinstance(exc, _NETWORK) else StorageUnavailable
 
 
 def _code(exc: Exception) -> str:

@@ -6,26 +6,41 @@ A backend is imported when a URL of its scheme is opened and not before: an SDK 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 from urllib.parse import urlsplit
 
-from model_cache.errors import StorageUnavailable
+from model_cache.errors import ClientUnsuitable, StorageUnavailable
+
+logger = logging.getLogger(__name__)
 
 MAX_BLOBS = 100_000
 """A listing longer than this is refused: it is somebody's data lake, not a model."""
 
 
+PIECE = 1 << 20
+"""Bytes that `Storage.fetch` gives at once, at most."""
+CONNECT_TIMEOUT = 5.0
+READ_TIMEOUT = 20.0
+"""Seconds without a byte before a read is given up."""
+
+
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """One stored object, as listed. ``etag`` changes whenever the bytes do."""
+    """One stored object, as listed."""
 
     key: str
     """Relative to the storage's root, with ``/`` between the parts. From outside: not to be trusted."""
     size: int
     etag: str
+    """Changes whenever the bytes do: an ETag, or a generation. Reads are pinned to it."""
+    checksum: str = ""
+    """``md5:`` or ``crc32c:`` and lower-case hex digits, if the store offers one with its listing."""
+    modified: float = 0.0
+    """Seconds since the epoch by the store's clock; 0 if it does not say."""
 
 
 class Storage(Protocol):
@@ -42,42 +57,147 @@ class Storage(Protocol):
         """
         ...
 
-    def fetch(self, blob: Blob, path: Path) -> None:
-        """Put the blob's bytes, as they were when it was listed, at ``path``, which must not exist.
+    def fetch(self, blob: Blob, start: int, stop: int) -> Generator[bytes | memoryview, None, None]:
+        """Yield the blob's bytes from ``start`` up to ``stop``, as they were when it was listed, as they come.
+
+        One attempt, from which every piece that came is good; whoever calls tries again from there. Closing the
+        generator ends the read. Pieces have at most `PIECE` bytes, and are the caller's own.
+
+        Args:
+            start, stop: 0 <= start < stop <= blob.size.
 
         Raises:
-            StorageUnavailable: it cannot be read, is gone, or is no longer what was listed.
+            BlobChanged: it is gone, or no longer what was listed.
+            StorageInterrupted: the read broke off, or the store was too busy: trying again may help.
+            StorageUnavailable: it cannot be read, and trying again will not help now.
         """
         ...
 
 
-BACKENDS = {"": "model_cache.local", "file": "model_cache.local", "s3": "model_cache.s3"}
-"""URL scheme -> module with ``open(url, endpoint) -> Storage``."""
+@runtime_checkable
+class VouchesForChecksums(Protocol):
+    """A storage whose listing may give for a checksum what is none."""
 
-_EXTRAS = {"boto3": "s3", "botocore": "s3"}
+    def vouches_for(self, blob: Blob) -> bool:
+        """Return whether the blob's checksum is one; asked when bytes do not fit it.
+
+        Raises:
+            StorageUnavailable: as `Storage.fetch`.
+        """
+        ...
 
 
-def open_storage(url: str, *, endpoint: str | None = None) -> Storage:
-    """Return the storage below ``url``; does no I/O.
+@dataclass(frozen=True)
+class StorageOptions:
+    """How to reach a store. Credentials are the SDKs' own business, and come from where these look for them."""
 
-    Args:
-        url: a path, ``file:///path`` or ``s3://bucket/prefix``.
-        endpoint: for S3, the server's URL if it is not Amazon's.
+    s3_endpoint: str = ""
+    """URL of an S3 server other than Amazon's."""
+    client: str = "auto"
+    """``obstore``, ``sdk``, or ``auto`` for obstore where it is installed and can read the credentials itself."""
+    is_anonymous: bool = False
+    """Whether to send no credentials, even if there are some."""
+    # Not shown: there may be keys in it.
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """The process's environment, for clients that do not read it themselves."""
+    connect_timeout: float = CONNECT_TIMEOUT
+    read_timeout: float = READ_TIMEOUT
+
+
+_LOCAL = "model_cache.local"
+BACKENDS = {
+    "": _LOCAL,
+    "file": _LOCAL,
+    "s3": "model_cache.s3",
+    "gs": "model_cache.gcs",
+    "az": "model_cache.azure",
+    "azure": "model_cache.azure",
+}
+"""URL scheme -> module with ``open(url, options) -> Storage``, which does no I/O."""
+
+_EXTRAS = {"boto3": "s3", "botocore": "s3", "google": "gcs", "azure": "azure"}
+_WANTED = "a path, file:///path, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
+
+
+def open_storage(url: str, options: StorageOptions | None = None) -> Storage:
+    """Return the storage below ``url``; does no I/O beyond a look at local files of credentials.
 
     Raises:
         ValueError: no backend reads such a URL.
-        StorageUnavailable: the backend's SDK is not installed.
+        StorageUnavailable: the client is not installed, or cannot read this.
     """
+    options = options or StorageOptions()
     scheme = urlsplit(url).scheme
     if scheme not in BACKENDS:
-        raise ValueError(f"cannot read models from {url!r}; want a path, file:///path or s3://bucket/prefix")
+        raise ValueError(f"cannot read models from {url!r}; want {_WANTED}")
+    if BACKENDS[scheme] == _LOCAL or options.client == "sdk":
+        return _open_backend(scheme, url, options)
+    try:
+        fast, identity = _open_fast(url, options)
+    except ClientUnsuitable as exc:
+        if options.client == "obstore":
+            raise StorageUnavailable(f"obstore cannot read this {scheme}:// as it is set up: {exc}") from exc
+        storage = _open_backend(scheme, url, options)
+        logger.debug("reading %s with the SDK, not obstore: %s", storage, exc)
+        return storage
+    logger.debug("reading %s with obstore, as %s", fast, identity)
+    return fast if options.client == "obstore" else _FastIfSuitable(fast, lambda: _open_backend(scheme, url, options))
+
+
+def _open_backend(scheme: str, url: str, options: StorageOptions) -> Storage:
     try:
         backend = importlib.import_module(BACKENDS[scheme])
     except ModuleNotFoundError as exc:
-        if exc.name not in _EXTRAS:
+        package = (exc.name or "").partition(".")[0]
+        if package not in _EXTRAS:
             raise
-        extra = _EXTRAS[exc.name]
         raise StorageUnavailable(
-            f"{scheme}:// needs {exc.name}, which is not installed; try: pip install 'decant[{extra}]'"
+            f"{scheme}:// needs {exc.name}, which is not installed; try: pip install 'decant[{_EXTRAS[package]}]'"
         ) from exc
-    return cast(Storage, backend.open(url, endpoint))
+    return cast(Storage, backend.open(url, options))
+
+
+def _open_fast(url: str, options: StorageOptions) -> tuple[Storage, str]:
+    try:
+        fast = importlib.import_module("model_cache.fast")
+    except ModuleNotFoundError as exc:
+        if exc.name != "obstore":
+            raise
+        raise ClientUnsuitable("it is not installed; try: pip install 'decant[fast]'") from exc
+    storage = fast.open(url, options)
+    return cast(Storage, storage), storage.identity
+
+
+class _FastIfSuitable:
+    """Reads with obstore until that finds the bucket unsuitable, and from then on with the SDK."""
+
+    in_place: Path | None = None
+
+    def __init__(self, fast: Storage, open_sdk: Callable[[], Storage]) -> None:
+        self._storage = fast
+        self._open_sdk = open_sdk
+
+    def __str__(self) -> str:
+        return str(self._storage)
+
+    def list(self, prefix: str = "") -> Iterator[Blob]:
+        try:
+            yield from self._storage.list(prefix)
+        except ClientUnsuitable as exc:
+            # It has given nothing yet, here as below.
+            yield from self._sdk(exc).list(prefix)
+
+    def fetch(self, blob: Blob, start: int, stop: int) -> Generator[bytes | memoryview, None, None]:
+        try:
+            yield from self._storage.fetch(blob, start, stop)
+        except ClientUnsuitable as exc:
+            yield from self._sdk(exc).fetch(blob, start, stop)
+
+    def vouches_for(self, blob: Blob) -> bool:
+        return not isinstance(self._storage, VouchesForChecksums) or self._storage.vouches_for(blob)
+
+    def _sdk(self, exc: ClientUnsuitable) -> Storage:
+        logger.debug("reading %s with the SDK from now on: %s", self, exc)
+        # By several threads perhaps, each of which then has one that works.
+        self._storage = self._open_sdk()
+        return self._storage

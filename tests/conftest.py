@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers.azurite import IS_INSTALLED, NEEDS_AZURITE, Azurite, azurite
+from tests.servers.fake_gcs import FakeGcs, fake_gcs
 from tests.servers.seaweedfs import SeaweedFS, seaweedfs
 
 ROOT = Path(__file__).parent.parent
 DIGITS = ROOT / "examples" / "digits"
+PERSONAL = ("DECANT_", "AWS_", "S3_", "AZURE_", "GOOGLE_", "GCLOUD_", "CLOUDSDK_", "IDENTITY_", "MSI_")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,11 +44,13 @@ def no_thread_outlives_its_test() -> Iterator[None]:
 def no_settings_of_the_developers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests that read settings or credentials in this process see none but those they set."""
     for name in os.environ:
-        if name.startswith(("DECANT_", "AWS_", "S3_")) or name == "PORT":
+        if name.startswith(PERSONAL) or name in ("PORT", "STORAGE_EMULATOR_HOST"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    monkeypatch.setenv("CLOUDSDK_CONFIG", os.devnull)
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
 
 
 @pytest.fixture(scope="session")
@@ -53,5 +58,23 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
     """A SeaweedFS with the digits model at ``s3://models/digits``, which its reader may read."""
     with seaweedfs(tmp_path_factory.mktemp("s3"), readable_bucket="models") as server:
         server.create_bucket("models")
+        server.put_tree("models", "digits", DIGITS)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeGcs]:
+    """A fake-gcs-server with the digits model at ``gs://models/digits``."""
+    with fake_gcs(tmp_path_factory.mktemp("gcs")) as server:
+        server.put_tree("models", "digits", DIGITS)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
+    """An Azurite with the digits model at ``az://models/digits``. Tests that use it are marked ``node``."""
+    if not IS_INSTALLED:
+        pytest.skip(NEEDS_AZURITE)
+    with azurite(tmp_path_factory.mktemp("azure")) as server:
         server.put_tree("models", "digits", DIGITS)
         yield server

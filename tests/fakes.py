@@ -6,12 +6,12 @@ import contextlib
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from model_cache.errors import BlobChanged
-from model_cache.storage import Blob
+from model_cache.storage import PIECE, Blob
 
 PATIENCE = 10.0
 """Seconds after which what a test waits for is not going to happen."""
@@ -23,6 +23,16 @@ def until(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < deadline, "it did not come true"
         time.sleep(0.001)
+
+
+@contextlib.contextmanager
+def no_more_threads() -> Iterator[None]:
+    """As in a container at its limit of processes: no thread can be started, as each would need too large a stack."""
+    before = threading.stack_size(1 << 47)
+    try:
+        yield
+    finally:
+        threading.stack_size(before)
 
 
 class Clock:
@@ -56,9 +66,10 @@ class Gate:
 class MemoryStorage:
     """Blobs in a dict, which a test may change at any time. Hooks run first, and what they raise is raised."""
 
-    def __init__(self, blobs: Mapping[str, bytes] | None = None) -> None:
+    def __init__(self, blobs: Mapping[str, bytes] | None = None, *, has_checksums: bool = False) -> None:
         self.blobs = dict(blobs or {})
         self.in_place: Path | None = None
+        self._has_checksums = has_checksums
         self.before_list: Callable[[], object] = lambda: None
         self.before_fetch: Callable[[Blob], object] = lambda blob: None
 
@@ -67,18 +78,19 @@ class MemoryStorage:
 
     def list(self, prefix: str = "") -> Iterator[Blob]:
         self.before_list()
-        yield from (_blob(key, data) for key, data in sorted(self.blobs.items()) if key.startswith(prefix))
+        yield from (self._blob(key, data) for key, data in sorted(self.blobs.items()) if key.startswith(prefix))
 
-    def fetch(self, blob: Blob, path: Path) -> None:
+    def fetch(self, blob: Blob, start: int, stop: int) -> Generator[bytes | memoryview, None, None]:
         self.before_fetch(blob)
         data = self.blobs.get(blob.key)
-        if data is None or _blob(blob.key, data) != blob:
+        if data is None or hashlib.sha256(data).hexdigest() != blob.etag:
             raise BlobChanged(f"{self}/{blob.key} is gone or no longer what was listed")
-        path.write_bytes(data)
+        for at in range(start, stop, PIECE):
+            yield data[at : min(at + PIECE, stop)]
 
-
-def _blob(key: str, data: bytes) -> Blob:
-    return Blob(key, len(data), hashlib.sha256(data).hexdigest())
+    def _blob(self, key: str, data: bytes) -> Blob:
+        checksum = f"md5:{hashlib.md5(data, usedforsecurity=False).hexdigest()}" if self._has_checksums else ""
+        return Blob(key, len(data), hashlib.sha256(data).hexdigest(), checksum)
 
 
 class Thing:

@@ -18,9 +18,14 @@ from typing import Any
 import botocore.exceptions
 import numpy as np
 import pytest
+from azure.core.exceptions import HttpResponseError
+from azure.storage.blob import ContainerClient
+from google.cloud.exceptions import NotFound
 from mangum import Mangum
 
 from tests.servers import fault_proxy
+from tests.servers.azurite import Azurite, azurite
+from tests.servers.fake_gcs import FakeGcs, fake_gcs
 from tests.servers.fault_proxy import (
     Answer,
     Before,
@@ -197,6 +202,69 @@ def test_seaweedfs_leaves_no_process_and_no_socket_behind(tmp_path: Path) -> Non
         assert list(Path("/tmp").glob(f"seaweedfs-*-{port}.sock"))
     assert not accepts_connections(port)
     assert not list(Path("/tmp").glob(f"seaweedfs-*-{port}.sock"))
+
+
+def test_a_tree_put_into_gcs_comes_back(gcs: FakeGcs, tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "model.bin").write_bytes(BODY)
+    gcs.put_tree("trees", "a/b", tmp_path)
+    [blob] = gcs.client.list_blobs("trees")
+    assert (blob.name, blob.size) == ("a/b/1/model.bin", len(BODY))
+    assert blob.download_as_bytes(start=5, end=9) == BODY[5:10]
+
+
+def test_gcs_gives_no_generation_but_the_one_asked_for(gcs: FakeGcs) -> None:
+    gcs.create_bucket("generations")
+    gcs.put("generations", "key", b"first")
+    bucket = gcs.client.bucket("generations")
+    first = bucket.get_blob("key").generation
+    assert bucket.blob("key", generation=first).download_as_bytes() == b"first"
+    gcs.put("generations", "key", b"other")
+    with pytest.raises(NotFound):
+        bucket.blob("key", generation=first).download_as_bytes()
+    gcs.delete("generations", "key")
+    assert list(gcs.client.list_blobs("generations")) == []
+
+
+def test_fake_gcs_leaves_no_process_behind(tmp_path: Path) -> None:
+    with fake_gcs(tmp_path) as server:
+        port = int(server.endpoint.rpartition(":")[2])
+        assert accepts_connections(port)
+        assert server.env() == {"STORAGE_EMULATOR_HOST": server.endpoint}
+    assert not accepts_connections(port)
+
+
+@pytest.mark.node
+def test_a_tree_put_into_azure_comes_back_to_who_may_read(azure: Azurite, tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "model.bin").write_bytes(BODY)
+    azure.put_tree("trees", "a/b", tmp_path)
+    with ContainerClient(azure.account_url(), "trees", azure.sas("trees"), retry_total=0) as reader:
+        assert [(blob.name, blob.size) for blob in reader.list_blobs()] == [("a/b/1/model.bin", len(BODY))]
+        assert reader.download_blob("a/b/1/model.bin").readall() == BODY
+        with pytest.raises(HttpResponseError) as failure:
+            reader.upload_blob("a/b/1/model.bin", b"", overwrite=True)
+    assert failure.value.status_code == 403
+
+
+@pytest.mark.node
+def test_a_sas_is_for_one_container_and_a_time(azure: Azurite) -> None:
+    azure.create_container("private")
+    for sas in (azure.sas("models"), azure.sas("private", hours=-1)):
+        with (
+            ContainerClient(azure.account_url(), "private", sas, retry_total=0) as reader,
+            pytest.raises(HttpResponseError) as failure,
+        ):
+            list(reader.list_blobs())
+        assert failure.value.status_code == 403
+
+
+@pytest.mark.node
+def test_azurite_leaves_no_process_behind(tmp_path: Path, azure: Azurite) -> None:
+    with azurite(tmp_path) as server:
+        port = int(server.endpoint.rpartition(":")[2])
+        assert accepts_connections(port)
+    assert not accepts_connections(port)
 
 
 class Upstream(http.server.BaseHTTPRequestHandler):

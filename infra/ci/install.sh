@@ -1,6 +1,7 @@
 #!/bin/sh
-# Install what the tests marked `container` and `node` need, on Debian: buildah and podman for the image, the Serverless
-# Framework's fork for serverless.yml, linters for both. Does nothing, quickly, where it is all there.
+# Install what the tests marked `container` and `node` need, on Debian: buildah and podman for the image, Azurite for
+# Azure's storage, the Serverless Framework's fork for serverless.yml, linters. Does nothing, quickly, where it is all
+# there.
 #
 # Needs `make setup` before it.
 set -eu
@@ -24,7 +25,7 @@ apt_packages() {
 
 node_programs() {
     if ! command -v npm >/dev/null; then
-        echo "no npm here: the tests of serverless.yml need Node 20.19 or newer and will be skipped" >&2
+        echo "no npm here: the tests of Azure and of serverless.yml need Node 20.19 or newer and will be skipped" >&2
         return 0
     fi
     # A copy of the lock, made last, says that the installation is whole.

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from model_cache.errors import StorageUnavailable
+from model_cache.errors import BlobChanged, StorageUnavailable
 from model_cache.repository import ModelRepository
-from model_cache.storage import open_storage
+from model_cache.storage import PIECE, open_storage
 
 
 def keys(root: Path) -> list[str]:
@@ -95,6 +95,62 @@ def test_a_file_written_anew_in_place_is_another_blob(root: Path) -> None:
     before = ModelRepository("m", open_storage(str(root))).find(1)
     path.write_bytes(b"<NET/>")
     assert ModelRepository("m", open_storage(str(root))).find(1) != before
+
+
+def test_a_file_that_is_written_to_while_it_is_read_is_an_error(root: Path) -> None:
+    """Every piece that was given is of the file as it was listed."""
+    path = root / "1" / "model.bin"
+    path.write_bytes(b"a" * 3 * PIECE)
+    os.utime(path, (1, 1))
+    storage = open_storage(str(root))
+    [blob] = storage.list("1/model.bin")
+    pieces = storage.fetch(blob, 0, blob.size)
+    assert bytes(next(pieces)) == b"a" * PIECE
+    with path.open("r+b") as file:
+        file.seek(PIECE)
+        file.write(b"b" * PIECE)
+    with pytest.raises(BlobChanged, match=f"^{path} is no longer what was listed$"):
+        next(pieces)
+
+
+def test_a_file_that_is_cut_short_while_it_is_read_is_an_error(root: Path) -> None:
+    path = root / "1" / "model.bin"
+    path.write_bytes(b"a" * 3 * PIECE)
+    storage = open_storage(str(root))
+    [blob] = storage.list("1/model.bin")
+    pieces = storage.fetch(blob, 0, blob.size)
+    next(pieces)
+    os.truncate(path, PIECE)
+    with pytest.raises(BlobChanged, match="no longer what was listed"):
+        next(pieces)
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_to_its_end(root: Path) -> None:
+    path = root / "1" / "model.bin"
+    path.write_bytes(b"a" * 3 * PIECE)
+    storage = open_storage(str(root))
+    [blob] = storage.list("1/model.bin")
+    pieces = storage.fetch(blob, 0, blob.size)
+    first = bytes(next(pieces))
+    path.with_name("new").write_bytes(b"b" * 3 * PIECE)
+    path.with_name("new").rename(path)
+    assert first + b"".join(pieces) == b"a" * 3 * PIECE
+
+
+def test_the_time_of_the_last_change_is_the_files(root: Path) -> None:
+    os.utime(root / "1" / "model.xml", (1.5, 2.5))
+    [blob] = open_storage(str(root)).list()
+    assert blob.modified == 2.5
+
+
+def test_a_directory_in_the_place_of_a_file_cannot_be_read(root: Path) -> None:
+    path = root / "1" / "model.xml"
+    storage = open_storage(str(root))
+    [blob] = storage.list()
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(StorageUnavailable, match=f"^cannot read {path}: Is a directory$"):
+        list(storage.fetch(blob, 0, 1))
 
 
 def test_a_file_in_the_place_of_a_directory_is_told(root: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from model_cache.storage import open_storage
+from model_cache.storage import StorageOptions, open_storage
 from tests.conftest import ROOT
 from tests.servers.processes import clean_environment
 
@@ -45,10 +45,11 @@ def test_a_path_may_be_relative(path: str, tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize(
     "url",
-    ["gs://bucket/digits", "az://container/digits", "https://example.com/digits", "hdfs://digits", "s3a://b/d", "x:y"],
+    ["https://example.com/digits", "hdfs://digits", "s3a://b/d", "azfs://share/d", "gcs://b/d", "x:y"],
 )
 def test_what_cannot_be_read_is_told_with_what_can(url: str) -> None:
-    with pytest.raises(ValueError, match=r"want a path, file:///path or s3://bucket/prefix") as refusal:
+    wanted = "want a path, file:///path, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
+    with pytest.raises(ValueError, match=wanted) as refusal:
         open_storage(url)
     assert repr(url) in str(refusal.value)
 
@@ -59,10 +60,19 @@ def test_a_file_url_with_a_host_is_a_mistake(url: str) -> None:
         open_storage(url)
 
 
-@pytest.mark.parametrize("url", ["s3:", "s3://", "s3:///digits", "s3:digits", "s3:/bucket/digits"])
-def test_an_s3_url_needs_a_bucket(url: str) -> None:
+# With keys, so that obstore could read it.
+AZURE = {"AZURE_STORAGE_ACCOUNT": "account", "AZURE_STORAGE_SAS_TOKEN": "sig=x"}
+ENVIRON = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "eu-west-1", "HOME": "/nowhere"}
+CLIENTS = ("auto", "sdk", "obstore")
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize(
+    "url", ["s3:", "s3://", "s3:///digits", "s3:digits", "s3:/bucket/digits", "s3://server:9000", "s3://server:9000//d"]
+)
+def test_an_s3_url_needs_a_bucket(url: str, client: str) -> None:
     with pytest.raises(ValueError, match=r"names no bucket; want s3://bucket/prefix"):
-        open_storage(url)
+        open_storage(url, StorageOptions(client=client, environ=ENVIRON))
 
 
 @pytest.mark.parametrize("url", ["file://", "file:", "file://localhost"])
@@ -72,8 +82,26 @@ def test_a_file_url_needs_a_path(url: str) -> None:
         open_storage(url)
 
 
-def test_an_s3_url_is_opened_as_given() -> None:
-    assert str(open_storage("s3://Bucket.name/a/b%20c/", endpoint="http://127.0.0.1:1")) == "s3://Bucket.name/a/b%20c"
+S3_URLS = {
+    "s3://Bucket.name/a/b%20c/": "s3://Bucket.name/a/b%20c",
+    "s3://bucket/a#b?c": "s3://bucket/a#b?c",
+    "s3://bucket": "s3://bucket",
+    "s3://bucket/": "s3://bucket",
+    "s3://server:9000/bucket/digits/": "s3://server:9000/bucket/digits",
+    "s3://10.0.0.1:80/bucket": "s3://10.0.0.1:80/bucket",
+    "s3://[::1]:9000/bucket/digits": "s3://[::1]:9000/bucket/digits",
+}
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("url", S3_URLS)
+def test_an_s3_url_is_opened_as_given(url: str, client: str) -> None:
+    assert str(open_storage(url, StorageOptions(client=client, environ=ENVIRON))) == S3_URLS[url]
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_directory_needs_no_client(client: str) -> None:
+    assert open_storage("/models", StorageOptions(client=client)).in_place == Path("/models")
 
 
 def run(script: str) -> str:
@@ -96,25 +124,74 @@ sys.meta_path.insert(0, Absent())
 
 OPEN = """
 from model_cache.errors import StorageUnavailable
-from model_cache.storage import open_storage
-try:
-    open_storage("s3://bucket/digits")
-except (StorageUnavailable, ModuleNotFoundError) as exc:
-    print(type(exc).__name__, exc)
-print(open_storage("/models").in_place)
+from model_cache.storage import StorageOptions, open_storage
+def attempt(url, **options):
+    try:
+        storage = open_storage(url, StorageOptions(environ=ENVIRON, **options))
+    except (StorageUnavailable, ModuleNotFoundError) as exc:
+        print(type(exc).__name__, exc)
+    else:
+        print(type(storage).__module__, storage)
+"""
+OPEN_ALL = """
+attempt("s3://bucket/digits", client="sdk")
+attempt("gs://bucket/digits")
+attempt("az://container/digits", client="sdk")
+attempt("/models")
 """
 
 
-@pytest.mark.parametrize("package", ["boto3", "botocore"])
-def test_without_the_sdk_it_is_told_how_to_get_it_and_the_rest_works(package: str) -> None:
-    sentence = f"s3:// needs {package}, which is not installed; try: pip install 'decant[s3]'"
-    output = run(ABSENT.replace("MISSING", package) + OPEN)
-    assert output.splitlines() == [f"StorageUnavailable {sentence}", "/models"]
+@pytest.mark.parametrize(
+    ("package", "scheme", "extra"),
+    [("boto3", "s3", "s3"), ("botocore", "s3", "s3"), ("google.cloud", "gs", "gcs"), ("azure.storage", "az", "azure")],
+)
+def test_without_the_sdk_it_is_told_how_to_get_it_and_the_rest_works(package: str, scheme: str, extra: str) -> None:
+    output = run(ABSENT.replace("MISSING", package) + OPEN.replace("ENVIRON", str(ENVIRON | AZURE)) + OPEN_ALL)
+    sentence = f"{scheme}:// needs {package}, which is not installed; try: pip install 'decant[{extra}]'"
+    opened = {
+        "s3": "model_cache.s3 s3://bucket/digits",
+        "gs": "model_cache.gcs gs://bucket/digits",
+        "az": "model_cache.azure az://container/digits",
+    }
+    opened[scheme] = f"StorageUnavailable {sentence}"
+    assert output.splitlines() == [*opened.values(), "model_cache.local /models"]
 
 
 def test_an_sdk_that_is_broken_is_not_taken_for_one_that_is_missing() -> None:
-    output = run(ABSENT.replace("MISSING", "jmespath") + OPEN)
-    assert output.splitlines() == ["ModuleNotFoundError No module named 'jmespath'", "/models"]
+    output = run(
+        ABSENT.replace("MISSING", "jmespath") + OPEN.replace("ENVIRON", "{}") + 'attempt("s3://bucket/digits")'
+    )
+    assert output == "ModuleNotFoundError No module named 'jmespath'"
+
+
+OPEN_EACH_WAY = """
+for client in ("auto", "sdk", "obstore"):
+    attempt("s3://bucket/digits", client=client)
+"""
+
+
+def test_without_obstore_the_sdk_reads_and_who_insists_is_told_how_to_get_it() -> None:
+    output = run(ABSENT.replace("MISSING", "obstore") + OPEN.replace("ENVIRON", str(ENVIRON)) + OPEN_EACH_WAY)
+    assert output.splitlines() == [
+        "model_cache.s3 s3://bucket/digits",
+        "model_cache.s3 s3://bucket/digits",
+        "StorageUnavailable obstore cannot read this s3:// as it is set up: "
+        "it is not installed; try: pip install 'decant[fast]'",
+    ]
+
+
+def test_without_the_sdk_obstore_reads() -> None:
+    output = run(ABSENT.replace("MISSING", "boto3") + OPEN.replace("ENVIRON", str(ENVIRON)) + OPEN_EACH_WAY)
+    assert output.splitlines() == [
+        "model_cache.storage s3://bucket/digits",
+        "StorageUnavailable s3:// needs boto3, which is not installed; try: pip install 'decant[s3]'",
+        "model_cache.fast s3://bucket/digits",
+    ]
+
+
+def test_one_clouds_sdk_needs_nothing_of_anothers() -> None:
+    script = ABSENT.replace("MISSING", "requests") + OPEN.replace("ENVIRON", "{}") + 'attempt("s3://bucket/digits")'
+    assert run(script) == "model_cache.s3 s3://bucket/digits"
 
 
 LAZY = """
@@ -122,7 +199,8 @@ import sys
 import model_cache.cache, model_cache.download, model_cache.repository
 from model_cache.storage import open_storage
 list(open_storage("examples/digits").list())
-print([name for name in ("boto3", "botocore", "urllib3", "numpy", "openvino") if name in sys.modules])
+names = ("boto3", "botocore", "obstore", "google", "azure", "urllib3", "requests", "numpy", "openvino")
+print([name for name in names if name in sys.modules])
 """
 
 

@@ -147,8 +147,9 @@ def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def _is_personal(name: str) -> bool:
-    prefixes = ("AWS_", "S3_", "DECANT_", "LAMBDA_", "AZURE_", "GOOGLE_", "KNATIVE_", "K_")
-    return name.startswith(prefixes) or name == "PORT" or name.lower().endswith("_proxy")
+    prefixes = ("AWS_", "S3_", "DECANT_", "LAMBDA_", "KNATIVE_", "K_")
+    clouds = ("AZURE_", "IDENTITY_", "MSI_", "GOOGLE_", "GCLOUD_", "CLOUDSDK_", "STORAGE_EMULATOR_HOST")
+    return name.startswith(prefixes + clouds) or name == "PORT" or name.lower().endswith("_proxy")
 
 
 def _is_free(port: int) -> bool:

@@ -1,6 +1,7 @@
 """The versions of one model: ``<base>/<version>/...`` in a storage, as last listed.
 
 A listing that once succeeded is kept until a newer one succeeds: a bucket that cannot be listed takes no model away.
+What appears or changes later may still be being uploaded, and is offered when two looks have found it the same.
 """
 
 from __future__ import annotations
@@ -10,20 +11,24 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
-from model_cache.errors import ModelNotFound, StorageUnavailable
+from model_cache.errors import LoadPending, ModelNotFound, StorageUnavailable
+from model_cache.needed import needed
+from model_cache.policy import MAX_VERSION, All, VersionPolicy
 from model_cache.storage import Blob, Storage
 
 logger = logging.getLogger(__name__)
 
 LISTING_TTL = 10.0
 """Seconds for which a listing is believed. Listing costs money (S3: 5 USD for a million) and a round trip."""
-
-_MAX_VERSION = 2**63 - 1
+SETTLE = 5.0
+"""Seconds for which a version must have stayed the same to be taken for whole."""
+REFRESH_TIMEOUT = 60.0
+"""Seconds after which a listing under way is not counted on: threads of a frozen process stand still for hours."""
 
 
 class ServableId(NamedTuple):
@@ -48,23 +53,29 @@ class ModelVersion:
         return str(self.id)
 
     @cached_property
+    def files(self) -> tuple[Blob, ...]:
+        """Those of the blobs that the model needs; none if no model is among them."""
+        blobs = {blob.key.removeprefix(self.prefix): blob for blob in self.blobs}
+        return tuple(blobs[name] for name in needed(blobs.keys()))
+
+    @cached_property
     def size(self) -> int:
-        return sum(blob.size for blob in self.blobs)
+        """Bytes of the files."""
+        return sum(blob.size for blob in self.files)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over (key, size, etag): another upload is another digest."""
+        """SHA-256 over each file's (key, size, etag): another upload is another digest.
+
+        Where no model is among the blobs it is over all of them, so that it is another one when something comes.
+        """
         digest = hashlib.sha256()
-        for blob in sorted(self.blobs, key=lambda blob: blob.key):
+        for blob in sorted(self.files or self.blobs, key=lambda blob: blob.key):
             digest.update(repr((blob.key.removeprefix(self.prefix), blob.size, blob.etag)).encode())
         return digest.hexdigest()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ModelVersion) and (self.id, self.digest) == (other.id, other.digest)
-
-    @property
-    def contents(self) -> Contents:
-        return Contents(self.digest, self)
 
     @cached_property
     def _hash(self) -> int:
@@ -75,130 +86,324 @@ class ModelVersion:
 
 
 @dataclass(frozen=True)
-class Contents:
-    """A version's files, whichever version of whichever model they are: the unit that is kept on disk."""
+class _Sighting:
+    """A version that may still be being uploaded."""
 
-    digest: str
-    version: ModelVersion = field(compare=False)
+    version: ModelVersion
+    at: float
+    """When the first look that found it like this had ended."""
 
-    def __str__(self) -> str:
-        return f"files of {self.version}"
+
+@dataclass(frozen=True, kw_only=True)
+class _Listing:
+    """What is known of a model. Never changed, only replaced as a whole, so that it can be read without a lock."""
+
+    ticket: int
+    """Of the look that found it, or of a later one that failed."""
+    since: float
+    """The time from which on it is believed for a while."""
+    settled: Mapping[int, ModelVersion]
+    """What is taken for whole, whatever the policy."""
+    sightings: Mapping[int, _Sighting]
+    """What is not yet. What was settled under the same number stays so until then."""
+
+    # What the policy makes of these.
+    versions: Mapping[int, ModelVersion]
+    candidates: Sequence[ModelVersion]
+    unsettled: Sequence[int]
 
 
 class ModelRepository:
-    """The versions of one model in one storage, listed when asked for and at most once per ``ttl`` seconds."""
+    """The versions of one model in one storage.
+
+    The first call lists them and waits for it, and so does the first after `expire`. Any other returns what is known,
+    and has it listed anew in the background if that is older than ``ttl`` seconds.
+
+    Args:
+        policy: which versions are offered; all, if there is none.
+        ready_marker: name of a file that whoever uploads a version writes last. If given, a directory without it is no
+            version, and one with it is whole.
+        refresh_timeout: seconds after which a listing under way is not counted on any more.
+    """
 
     def __init__(
         self,
         name: str,
         storage: Storage,
         *,
+        policy: VersionPolicy | None = None,
+        ready_marker: str = "",
         ttl: float = LISTING_TTL,
+        refresh_timeout: float = REFRESH_TIMEOUT,
         # Not the monotonic clock: it stands still while a platform has the process frozen.
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.name = name
         self._storage = storage
+        self._policy = policy or All()
+        self._ready_marker = ready_marker
         self._ttl = ttl
+        # Two looks that find the same count if they are this many seconds apart.
+        self._settle = min(ttl, SETTLE)
+        self._refresh_timeout = refresh_timeout
         self._clock = clock
-        # Held while listing. Whoever finds it taken uses the listing that is there; only the first has to wait.
-        self._listing = threading.Lock()
-        # Replaced as a whole, never changed in place, so that it can be read without the lock.
-        self._versions: Mapping[int, ModelVersion] | None = None
-        self._expires = 0.0
-        # How often `expire` was called, so that a listing begun before is not believed after.
-        self._expiries = 0
-        # How many listings have ended, and the error of the last if it was the first one that failed.
-        self._listings = 0
+        # Held by a caller that lists and waits for it. Others use what is known, if anything is. Guards the two below.
+        self._waiting = threading.Lock()
+        # How many looks have failed before one succeeded, and the error of the last of them.
+        self._failures = 0
         self._failure = ""
+        # Guards all below, and is held for no I/O. They may be read without it, each at once.
+        self._lock = threading.Lock()
+        self._known: _Listing | None = None
+        # How many looks have begun; the number is the look's ticket. What a later look has found is not overwritten by
+        # an earlier one that ends after it.
+        self._begun = 0
+        # What looks with this ticket or an earlier one found is not to be believed: `expire` was called meanwhile.
+        self._expired = 0
+        # The ticket of the look in the background, and when it began.
+        self._refreshing: tuple[int, float] | None = None
 
     def __str__(self) -> str:
         return f"{self.name} at {self._storage}"
 
     def versions(self) -> Mapping[int, ModelVersion]:
-        """Return the versions there are, by number, in ascending order.
+        """Return the versions that may be asked for, by number, in ascending order.
 
         Raises:
             StorageUnavailable: the storage cannot be listed and never could be.
         """
-        known, listings = self._versions, self._listings
-        if known is not None and self._clock() < self._expires:
-            return known
-        if not self._listing.acquire(blocking=known is None):
-            assert known is not None
-            return known
-        try:
-            # Those who have waited for a first listing share its failure; one after the other they would wait long.
-            if self._versions is None and self._listings > listings and self._failure:
-                raise StorageUnavailable(self._failure)
-            return self._refresh()
-        finally:
-            self._listings += 1
-            self._listing.release()
+        return self._current().versions
+
+    def candidates(self) -> Sequence[ModelVersion]:
+        """Return the versions that may answer a request for none in particular, best first.
+
+        Raises:
+            StorageUnavailable: as `versions`.
+        """
+        return self._current().candidates
+
+    def unsettled(self) -> Sequence[int]:
+        """Return the numbers of the versions to come, ascending: they are listed, but may still be being uploaded.
+
+        Raises:
+            StorageUnavailable: as `versions`.
+        """
+        return self._current().unsettled
 
     def find(self, version: int) -> ModelVersion:
         """Return one version.
 
         Raises:
-            ModelNotFound: there is no such version.
+            ModelNotFound: there is no such version, or the policy leaves it out.
+            LoadPending: it has only just appeared.
             StorageUnavailable: as `versions`.
         """
-        versions = self.versions()
-        if version not in versions:
-            raise ModelNotFound(f"Servable not found for request: Specific({self.name}, {version})")
-        return versions[version]
+        known = self._current()
+        if found := known.versions.get(version):
+            return found
+        if version in known.unsettled:
+            raise LoadPending(
+                f"{ServableId(self.name, version)} has only just appeared in storage and may still be uploaded; "
+                "try again later"
+            )
+        raise ModelNotFound(f"Servable not found for request: Specific({self.name}, {version})")
 
-    def expire(self) -> None:
-        """List again at the next call; for when what was listed has turned out not to be there."""
-        self._expiries += 1
-        self._expires = 0.0
+    def expire(self, gone: ModelVersion | None = None) -> None:
+        """Have the next call list anew and wait for it; for when what was listed has turned out not to be there.
 
-    def _refresh(self) -> Mapping[int, ModelVersion]:
-        known, expiries = self._versions, self._expiries
-        if known is not None and self._clock() < self._expires:
-            return known
-        self._failure = ""
+        Args:
+            gone: the version of which that is so. What is there instead has to settle like any that appears.
+        """
+        with self._lock:
+            self._expired = self._begun
+            if gone and self._known and self._known.settled.get(gone.id.version) == gone:
+                settled = {number: version for number, version in self._known.settled.items() if version != gone}
+                self._known = self._listing(self._known.ticket, self._known.since, settled, self._known.sightings)
+
+    def _current(self) -> _Listing:
+        known = self._known
+        if known is None or known.ticket <= self._expired:
+            return self._list_and_wait(known)
+        if not self._is_fresh(known):
+            self._start_refresh()
+        return known
+
+    def _is_fresh(self, known: _Listing) -> bool:
+        # A clock that was set back must not prolong it.
+        return 0 <= self._clock() - known.since < self._ttl
+
+    def _list_and_wait(self, known: _Listing | None) -> _Listing:
+        failures = self._failures
+        if not self._waiting.acquire(timeout=0 if known else self._refresh_timeout):
+            if known:
+                return known
+            raise StorageUnavailable(f"{self._storage} has not been listed within {self._refresh_timeout:.0f} s")
         try:
-            found = self._keep_same(known or {}, self._list())
+            known = self._known
+            if known and known.ticket > self._expired:
+                return known
+            # Those who have waited for a first listing share its failure; one after the other they would wait long.
+            if not known and self._failures > failures:
+                raise StorageUnavailable(self._failure)
+            return self._list(self._next_ticket())
+        finally:
+            self._waiting.release()
+
+    def _next_ticket(self) -> int:
+        with self._lock:
+            self._begun += 1
+            return self._begun
+
+    def _start_refresh(self) -> None:
+        with self._lock:
+            now = self._clock()
+            if self._known and self._is_fresh(self._known):
+                return
+            if self._refreshing and 0 <= now - self._refreshing[1] < self._refresh_timeout:
+                return
+            self._begun += 1
+            ticket = self._begun
+            self._refreshing = (ticket, now)
+        threading.Thread(target=self._refresh, args=(ticket,), name=f"list {self.name}", daemon=True).start()
+
+    def _refresh(self, ticket: int) -> None:
+        try:
+            self._list(ticket)
+        except Exception:
+            logger.exception("%s: keeping the versions known after a bug", self.name)
+            self._keep(ticket)
+        finally:
+            with self._lock:
+                if self._refreshing and self._refreshing[0] == ticket:
+                    self._refreshing = None
+
+    def _list(self, ticket: int) -> _Listing:
+        begun = self._clock()
+        try:
+            found = self._look()
         except StorageUnavailable as exc:
-            if known is None:
+            kept = self._keep(ticket)
+            if kept is None:
+                self._failures += 1
                 self._failure = str(exc)
                 raise
             logger.warning("%s: keeping the versions known: %s", self.name, exc)
-            found = known
-        self._versions = found
-        if self._expiries == expiries:
-            self._expires = self._clock() + self._ttl
-        return found
+            return kept
+        return self._accept(ticket, found, begun, self._clock())
 
-    def _list(self) -> Mapping[int, ModelVersion]:
-        blobs: dict[int, list[Blob]] = defaultdict(list)
-        prefixes: dict[int, str] = {}
+    def _look(self) -> dict[int, ModelVersion]:
+        directories: dict[str, list[Blob]] = defaultdict(list)
         for blob in self._storage.list():
             directory, slash, _ = blob.key.partition("/")
-            version = _version(directory) if slash else None
-            if version is None:
+            if slash:
+                directories[directory].append(blob)
+        found: dict[int, ModelVersion] = {}
+        for directory, blobs in directories.items():
+            number = _version(directory)
+            marker = f"{directory}/{self._ready_marker}"
+            files = tuple(blob for blob in blobs if blob.key != marker)
+            if number is None or (self._ready_marker and len(files) == len(blobs)):
                 continue
             # "007" and "7" are one version; the first found is it.
-            if prefixes.setdefault(version, f"{directory}/") == f"{directory}/":
-                blobs[version].append(blob)
-        return {
-            version: ModelVersion(
-                ServableId(self.name, version), prefixes[version], tuple(blobs[version]), self._storage
-            )
-            for version in sorted(blobs)
-        }
+            found.setdefault(number, ModelVersion(ServableId(self.name, number), f"{directory}/", files, self._storage))
+        return dict(sorted(found.items()))
 
-    def _keep_same(
-        self, known: Mapping[int, ModelVersion], found: Mapping[int, ModelVersion]
-    ) -> Mapping[int, ModelVersion]:
-        """Prefer the objects we have, so that a cache's look-up of an unchanged version is an identity check."""
-        return {number: known[number] if known.get(number) == version else version for number, version in found.items()}
+    def _keep(self, ticket: int) -> _Listing | None:
+        """Believe what is known, if anything is, for another while: a storage that fails is not asked all the time."""
+        with self._lock:
+            if self._known and self._known.ticket < ticket:
+                self._known = replace(self._known, ticket=ticket, since=self._clock())
+            return self._known
+
+    def _accept(self, ticket: int, found: Mapping[int, ModelVersion], begun: float, ended: float) -> _Listing:
+        with self._lock:
+            if self._known is None or self._known.ticket < ticket:
+                settled, sightings = self._judge(self._known, found, begun, ended)
+                self._known = self._listing(ticket, begun, settled, sightings)
+            return self._known
+
+    def _judge(
+        self, known: _Listing | None, found: Mapping[int, ModelVersion], begun: float, ended: float
+    ) -> tuple[Mapping[int, ModelVersion], Mapping[int, _Sighting]]:
+        """Return what is settled after a look from ``begun`` to ``ended``, and what is not."""
+        if self._ready_marker:
+            return _keep_same(known.settled if known else {}, found), {}
+        if known is None:
+            return self._judge_by_age(found, ended)
+        return self._compare(known, found, begun, ended)
+
+    def _judge_by_age(
+        self, found: Mapping[int, ModelVersion], now: float
+    ) -> tuple[Mapping[int, ModelVersion], dict[int, _Sighting]]:
+        settled = {number: version for number, version in found.items() if not _is_young(version, now)}
+        # A young version is better than none.
+        if not self._policy.candidates(settled.keys()):
+            return found, {}
+        return settled, {number: _Sighting(found[number], now) for number in found.keys() - settled.keys()}
+
+    def _compare(
+        self, known: _Listing, found: Mapping[int, ModelVersion], begun: float, ended: float
+    ) -> tuple[dict[int, ModelVersion], dict[int, _Sighting]]:
+        settled: dict[int, ModelVersion] = {}
+        sightings: dict[int, _Sighting] = {}
+        for number, version in found.items():
+            before = known.settled.get(number)
+            if before and _is_same(before, version):
+                settled[number] = before
+                continue
+            since = _seen_since(known.sightings.get(number), version, begun)
+            if since is not None and begun - since >= self._settle:
+                settled[number] = version
+                continue
+            sightings[number] = _Sighting(version, ended if since is None else since)
+            if before:
+                settled[number] = before
+        return settled, sightings
+
+    def _listing(
+        self, ticket: int, since: float, settled: Mapping[int, ModelVersion], sightings: Mapping[int, _Sighting]
+    ) -> _Listing:
+        offers, candidates = self._policy.offers, self._policy.candidates
+        return _Listing(
+            ticket=ticket,
+            since=since,
+            settled=settled,
+            sightings=sightings,
+            versions={number: settled[number] for number in offers(settled.keys())},
+            candidates=tuple(settled[number] for number in candidates(settled.keys())),
+            unsettled=tuple(number for number in offers(settled.keys() | sightings.keys()) if number not in settled),
+        )
+
+
+def _is_young(version: ModelVersion, now: float) -> bool:
+    # On either side: the store's clock may be ahead of ours. No date at all is 1970.
+    return any(abs(now - blob.modified) < SETTLE for blob in version.blobs)
+
+
+def _seen_since(sighting: _Sighting | None, version: ModelVersion, now: float) -> float | None:
+    # A clock that was set back must not prolong it: what was seen later than now counts for nothing.
+    if sighting and _is_same(sighting.version, version) and sighting.at <= now:
+        return sighting.at
+    return None
+
+
+def _keep_same(known: Mapping[int, ModelVersion], found: Mapping[int, ModelVersion]) -> dict[int, ModelVersion]:
+    """Prefer the objects we have, so that a cache's look-up of an unchanged version is an identity check."""
+    return {
+        number: known[number] if number in known and _is_same(known[number], version) else version
+        for number, version in found.items()
+    }
+
+
+def _is_same(one: ModelVersion, other: ModelVersion) -> bool:
+    # The same bytes may have moved from "007" to "7", and what we have of them is not there any more. Digests cost more
+    # than a look at the blobs, which mostly are what they were.
+    return one.prefix == other.prefix and (one.blobs == other.blobs or one == other)
 
 
 def _version(directory: str) -> int | None:
     # ASCII digits alone; int() would take "+1", "1_0" and Arabic digits, and refuse very long ones.
-    if not (directory.isascii() and directory.isdigit()) or len(directory.lstrip("0")) > len(str(_MAX_VERSION)):
+    if not (directory.isascii() and directory.isdigit()) or len(directory.lstrip("0")) > len(str(MAX_VERSION)):
         return None
-    version = int(directory)
-    return version if version <= _MAX_VERSION else None
+    version = int(directory.lstrip("0") or "0")
+    return version if version <= MAX_VERSION else None

@@ -41,10 +41,10 @@ MAX_STREAMS = 32
 """Parts of all versions that are read at once, beside one of each."""
 PARTIAL_TTL = 24 * 3600.0
 """Seconds after which what is left of a download that nobody went on with is removed."""
-_BLOCK = 4096
 LOCK_TIMEOUT = 900.0
 """Seconds to wait for another process that downloads the same version; it may be stopped."""
 _TRIES = 3
+_BLOCK = 4096
 _PARTIAL = ".partial-"
 _GRAVE = ".grave-"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -110,7 +110,8 @@ class DiskCache:
             threads: parts of one version that are read at once.
             part_timeout: seconds that a part may take as a whole.
             watch: see `Watch`.
-            is_durable: whether to wait until files have reached the disk itself, for a cache that goes elsewhere.
+            is_durable: whether to wait until files have reached the disk itself, and to let all users read them, for a
+                cache that goes elsewhere.
         """
         self._root = root
         self._budget = budget
@@ -221,6 +222,7 @@ class DiskCache:
                 partial.rename(home / version.digest)
                 # Before anybody else can look for what might make room.
                 downgrade(lock)
+            (home / version.digest / JOURNAL).unlink(missing_ok=True)
         except BaseException as exc:
             # What has arrived is of use to the next download, unless nobody will ever list these bytes again, or the
             # rest has no room; then it only takes room from others.
@@ -244,8 +246,8 @@ class DiskCache:
                 self._make_room(version, paths, partial, at_least=1)
             try:
                 self._fill(version, paths, partial)
-            except OSError as exc:
-                raise self._unusable(version, exc) from exc
+            except OSError as again:
+                raise self._unusable(version, again) from again
 
     def _fill(self, version: ModelVersion, paths: Mapping[PurePosixPath, Blob], partial: Path) -> None:
         with self._watch(version) as progress:
@@ -261,7 +263,6 @@ class DiskCache:
         if self._is_durable:
             sync(partial, paths)
         Manifest.of(version, arrived, is_synced=self._is_durable).write(partial)
-        (partial / JOURNAL).unlink(missing_ok=True)
         if self._is_durable:
             _let_all_read(partial)
 

@@ -9,6 +9,7 @@ import logging
 import queue
 import re
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -17,16 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
-from model_cache.cache import ModelCache
-from model_cache.download import LocalModel
+from model_cache.disk import DiskCache
 from model_cache.errors import LoadFailed
-from model_cache.repository import Contents, ModelVersion
+from model_cache.repository import ModelVersion
 from runtime.codecs.dtypes import bfloat16
 from runtime.errors import InferenceFailed, InvalidRequest, Overloaded, SignatureNotFound
 from runtime.inputs import check_inputs
-from runtime.servable import Tensors
+from runtime.memory import Meter, keep_little
+from runtime.servable import LoadPhases, Tensors
 from runtime.signature import DEFAULT_SIGNATURE, DYNAMIC, Dtype, Signature, TensorSpec
 
 logger = logging.getLogger(__name__)
@@ -36,7 +38,11 @@ DEVICE = "CPU"
 DEFAULTS = {"PERFORMANCE_HINT": "LATENCY"}
 POOL_TIMEOUT = 30.0
 """Seconds to wait for a free infer request; TensorFlow Serving gives a whole REST request as long."""
-_OVERHEAD = 16 << 20
+_OVERHEAD = 8 << 20
+_MOST = 4
+"""How many times the upper bound a measurement may say; what is beyond that is requests' rather than the model's."""
+_MEASURED = 1024
+_WORTH_TELLING = 1 << 20
 
 # OpenVINO's name of an element type -> numpy's, where they differ and where they do not.
 _DTYPES = {
@@ -69,7 +75,7 @@ class OpenVinoLoader:
 
     def __init__(
         self,
-        files: ModelCache[Contents, LocalModel],
+        files: DiskCache,
         config: Mapping[str, str] | None = None,
         *,
         pool_timeout: float = POOL_TIMEOUT,
@@ -77,10 +83,15 @@ class OpenVinoLoader:
         self._files = files
         self._config = {**DEFAULTS, **(config or {})}
         self._pool_timeout = pool_timeout
+        self._meter = Meter()
+        # Guards what versions were last measured to occupy, by digest. Bounded, as versions come and go.
+        self._lock = threading.Lock()
+        self._measured: LRUCache[str, int] = LRUCache(_MEASURED)
 
     def estimate(self, version: ModelVersion) -> int:
-        # The weights as mapped from the file, and once more as the plugin lays them out for its kernels.
-        return 2 * version.size + _OVERHEAD
+        """Return what it was measured to occupy when it was last loaded, else an upper bound."""
+        with self._lock:
+            return self._measured.get(version.digest) or _upper_bound(version)
 
     def load(self, version: ModelVersion) -> OpenVinoServable:
         """Compile the version.
@@ -89,37 +100,57 @@ class OpenVinoLoader:
 
         Raises:
             LoadFailed: there is no model among the files, or OpenVINO cannot read or compile it.
+            ModelCacheError: the files cannot be had; as `DiskCache.lease`.
         """
+        began = time.perf_counter()
         with ExitStack() as stack:
-            files = stack.enter_context(self._files.lease(version.contents))
-            started = time.perf_counter()
-            servable = self._make(version, files.directory)
+            files = stack.enter_context(self._files.lease(version))
+            # Not to be measured with the first model.
+            _core()
+            began_compiling = time.perf_counter()
+            with self._meter.change() as change:
+                servable = self._make(version, files.directory)
+            ended = time.perf_counter()
+            servable.size = self._size(version, change.growth)
+            servable.phases = LoadPhases(files.fetched, ended - began_compiling, ended - began)
             servable.resources.push(stack.pop_all())
-        logger.info("loaded %s in %.2f s", version, time.perf_counter() - started)
+        logger.info("loaded %s in %.2f s, %.1f MiB", version, ended - began, servable.size / 2**20)
         return servable
+
+    def _size(self, version: ModelVersion, growth: int | None) -> int:
+        """Return what a version occupies: its files, which are mapped, and what its load has added to the memory."""
+        if growth is None:
+            return self.estimate(version)
+        size = min(version.size + max(growth, 0), _MOST * _upper_bound(version))
+        with self._lock:
+            self._measured[version.digest] = size
+        return size
 
     def _make(self, version: ModelVersion, directory: Path) -> OpenVinoServable:
         try:
             path = _model_file(version, directory)
         except OSError as exc:
-            # Not ours to miss for ever: next time they are looked for again.
-            self._files.retire(version.contents)
             raise LoadFailed(f"the files of {version} have gone or cannot be read: {exc.strerror}") from exc
         try:
             compiled = _core().compile_model(path, DEVICE, self._config)
-            return OpenVinoServable(str(version), compiled, self.estimate(version), self._pool_timeout)
+            return OpenVinoServable(str(version), compiled, self._pool_timeout, self._meter)
         # OpenVINO's only error class.
         except RuntimeError as exc:
             raise LoadFailed(f"cannot load {version} from {path.name}: {_reason(exc, directory)}") from exc
 
 
 class OpenVinoServable:
-    def __init__(self, name: str, compiled: Any, size: int, pool_timeout: float) -> None:
-        self.size = size
+    """Made by `OpenVinoLoader`, which measures it and then says its size and phases."""
+
+    size: int
+    phases: LoadPhases
+
+    def __init__(self, name: str, compiled: Any, pool_timeout: float, meter: Meter) -> None:
         self.resources = ExitStack()
         """What is held for as long as this lives: the lease of its files. Closed by `close`."""
         self._name = name
         self._pool_timeout = pool_timeout
+        self._meter = meter
         inputs, outputs = _specs("input", compiled.inputs), _specs("output", compiled.outputs)
         self._signature = Signature(inputs, outputs)
         self.signatures = {DEFAULT_SIGNATURE: self._signature}
@@ -146,9 +177,12 @@ class OpenVinoServable:
             }
 
     def close(self) -> None:
-        while not self._requests.empty():
-            self._requests.get()
-        self.resources.close()
+        with self._meter.change() as change:
+            while not self._requests.empty():
+                self._requests.get()
+            self.resources.close()
+        if change.growth is not None and change.growth <= -_WORTH_TELLING:
+            logger.info("%s has given back %.1f MiB", self._name, -change.growth / 2**20)
 
     @contextmanager
     def _borrow(self) -> Iterator[Any]:
@@ -176,8 +210,16 @@ class OpenVinoServable:
             raise InferenceFailed(f"{self._name} failed: {_reason(exc)}") from exc
 
 
+def _upper_bound(version: ModelVersion) -> int:
+    # The weights as mapped from the file, and once more as the plugin lays them out for its kernels, where those that
+    # are stored as float16 are float32 on most CPUs.
+    return 3 * version.size + _OVERHEAD
+
+
 @cache
 def _core() -> Any:
+    # Before the first weights are.
+    keep_little()
     return openvino().Core()
 
 

@@ -17,7 +17,7 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from runtime.codecs.model_json import encode_metadata, encode_status
+from runtime.codecs.model_json import encode_inventory, encode_metadata, encode_status
 from runtime.errors import InvalidRequest, Overloaded, PayloadTooLarge, RequestTimeout
 from runtime.predict import predict_json
 from runtime.server import ModelServer
@@ -137,6 +137,10 @@ def create_app(
     async def metadata(request: Request) -> Response:
         name, version = _model(request)
         return await _respond(request, lambda: run(lambda: _metadata(server, name, version)))
+
+    @app.get("/v1/cache", summary="Where every version is, and what it occupies")
+    async def cache(request: Request) -> Response:
+        return await _respond(request, lambda: run(lambda: encode_inventory(server.inventory())))
 
     @app.api_route("/v2/health/live", methods=["GET", "HEAD"], summary="The process answers")
     async def live() -> Response:

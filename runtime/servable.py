@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from model_cache.disk import Fetched
 from runtime.signature import Signature
 
 Tensors = Mapping[str, NDArray[Any]]
 """By name. bfloat16 is ml_dtypes' dtype, everything else numpy's own."""
+
+
+@dataclass(frozen=True)
+class LoadPhases:
+    """What a load has spent its time on, in seconds."""
+
+    fetched: Fetched | None
+    """What was downloaded for it, and how long that took; None if the files were there."""
+    compile: float
+    total: float
 
 
 class Servable(Protocol):
@@ -18,6 +30,7 @@ class Servable(Protocol):
 
     size: int
     """Bytes of memory it occupies until it is closed."""
+    phases: LoadPhases
 
     @property
     def signatures(self) -> Mapping[str, Signature]: ...

@@ -1,22 +1,38 @@
-"""The models a server has, and the one way to use them: resolve a name, hold a lease, call the servable."""
+"""The models a server has, and the one way to use them: resolve a name, hold a lease, call the servable.
+
+A model has one version that serves, which answers requests that name none. It goes on doing so until a better one is
+loaded, whatever becomes of its files and of the listing; then what is no longer offered leaves the memory.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from cachetools import LRUCache
 
-from model_cache.cache import ModelCache
-from model_cache.errors import LoadFailed, ModelCacheError, ModelNotFound, StorageUnavailable
+from model_cache.cache import Holding, ModelCache, Snapshot
+from model_cache.disk import DiskCache
+from model_cache.errors import (
+    BlobChanged,
+    CacheFull,
+    DiskFull,
+    LoadFailed,
+    LoadPending,
+    ModelCacheError,
+    ModelNotFound,
+    StorageUnavailable,
+)
 from model_cache.repository import ModelRepository, ModelVersion, ServableId
+from runtime.inventory import Inventory, MemoryUsage, ModelInventory, Whereabouts
+from runtime.memory import resident
 from runtime.servable import Servable
-from runtime.status import Code, code_of, is_ours, public_message
+from runtime.status import Code, code_of, public_message
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +40,8 @@ LOAD_TIMEOUT = 60.0
 """Seconds that a request waits for a load before it is told to come again; the load goes on."""
 RETRY = 10.0
 """Seconds between two attempts to load a version in the background."""
+RETRY_IN_PLACE = 600.0
+"""Seconds between two attempts for which the version that serves has to leave first: each is an interruption."""
 
 
 class State(IntEnum):
@@ -48,6 +66,9 @@ class Lease(NamedTuple):
     servable: Servable
 
 
+Holdings = Mapping[ModelVersion, Holding[ModelVersion, Servable]]
+
+
 class ModelServer:
     """Thread-safe. ``close`` waits for nobody: leases still held end as they end."""
 
@@ -55,6 +76,7 @@ class ModelServer:
         self,
         models: Mapping[str, ModelRepository],
         cache: ModelCache[ModelVersion, Servable],
+        disk: DiskCache,
         *,
         load_timeout: float = LOAD_TIMEOUT,
         # Not the monotonic clock: it stands still while a platform has the process frozen.
@@ -62,13 +84,19 @@ class ModelServer:
     ) -> None:
         self._models = models
         self._cache = cache
+        self._disk = disk
         self._load_timeout = load_timeout
         self._clock = clock
-        # The version that last answered a request for none in particular, by model. Read and replaced, each at once.
-        self._serving: dict[str, int] = {}
-        # Guards _next_tries: when each version may be loaded in the background again. Bounded, as versions come and go.
+        # The version that serves, by model: the object, as it may be in no listing any more. And the candidates as of
+        # which the leftovers have been retired. Read and replaced, each at once.
+        self._serving: dict[str, ModelVersion] = {}
+        self._tidied: dict[str, Sequence[ModelVersion]] = {}
+        # Guards the two below.
         self._lock = threading.Lock()
-        self._next_tries: LRUCache[ModelVersion, float] = LRUCache(256)
+        # The models for which a version is being loaded in the background: one at a time.
+        self._renewing: set[str] = set()
+        # When each version was last tried, by the pause that has to follow. Bounded, as versions come and go.
+        self._tries: LRUCache[tuple[ModelVersion, float], float] = LRUCache(256)
 
     def start(self, name: str) -> ServableId:
         """Load the model's newest version that loads, however long that takes.
@@ -77,9 +105,7 @@ class ModelServer:
             ModelCacheError: as `lease`.
         """
         with ExitStack() as stack:
-            lease = self._lease_first(stack, self._resolve(name, None), None)
-            self._serving[name] = lease.id.version
-            return lease.id
+            return self._lease_any(stack, self._repository(name), None).id
 
     @contextmanager
     def lease(self, name: str, version: int | None = None) -> Iterator[Lease]:
@@ -92,14 +118,13 @@ class ModelServer:
             ModelNotFound: no such model or version.
             ModelCacheError: it cannot be loaded, or not now.
         """
-        candidates = self._resolve(name, version)
-        if version is None:
-            candidates = self._prefer_serving(name, candidates)
+        repository = self._repository(name)
         with ExitStack() as stack:
-            lease = self._lease_first(stack, candidates, self._load_timeout)
-            if version is None:
-                self._serving[name] = lease.id.version
-            yield lease
+            if version is None or _means_any(version, repository):
+                yield self._lease_any(stack, repository, self._load_timeout)
+            else:
+                found = repository.find(version)
+                yield Lease(found.id, self._lease_first(stack, [found], self._load_timeout)[1])
 
     def status(self, name: str, version: int | None = None) -> list[VersionStatus]:
         """Return the state of one version, or of all, newest first.
@@ -108,16 +133,29 @@ class ModelServer:
             ModelNotFound: no such model or version.
             StorageUnavailable: the storage cannot be listed and never could be.
         """
-        versions = self._repository(name).versions()
-        if not versions:
+        repository = self._repository(name)
+        statuses = self._statuses(repository, _holdings(self._cache.snapshot(), name))
+        if not statuses:
             raise ModelNotFound(f"Could not find any versions of model {name}")
-        if version is None or _means_any(version, versions):
-            return [self._status(versions[number]) for number in sorted(versions, reverse=True)]
-        if version not in versions:
+        if version is None or _means_any(version, repository):
+            return [statuses[number] for number in sorted(statuses, reverse=True)]
+        if version not in statuses:
             raise ModelNotFound(f"Could not find version {version} of model {name}")
-        return [self._status(versions[version])]
+        return [statuses[version]]
+
+    def inventory(self) -> Inventory:
+        """Return what is known of all models, and what memory and disk they take. Looks at the disk."""
+        snapshot = self._cache.snapshot()
+        memory = resident()
+        return Inventory(
+            MemoryUsage(snapshot.budget, snapshot.used, memory.total if memory else None),
+            self._disk.usage(),
+            {name: self._model_inventory(model, _holdings(snapshot, name)) for name, model in self._models.items()},
+        )
 
     def close(self) -> None:
+        # So that nothing comes back.
+        self._serving.clear()
         self._cache.close()
 
     def _repository(self, name: str) -> ModelRepository:
@@ -126,55 +164,54 @@ class ModelServer:
             raise ModelNotFound(f"Servable not found for request: Latest({name})")
         return repository
 
-    def _resolve(self, name: str, version: int | None) -> list[ModelVersion]:
-        """Return the versions that would do, best first; at least one."""
-        repository = self._repository(name)
-        versions = repository.versions()
-        if version is not None and not _means_any(version, versions):
-            return [repository.find(version)]
-        if not versions:
-            raise ModelNotFound(
-                f"Servable not found for request: Latest({name}): where it is stored there is no directory named by a "
-                "number, which would be a version"
-            )
-        return [versions[number] for number in sorted(versions, reverse=True)]
+    def _lease_any(self, stack: ExitStack, repository: ModelRepository, timeout: float | None) -> Lease:
+        """Lease the version that serves, or that is to serve from now on."""
+        candidates = repository.candidates()
+        serving = self._serving.get(repository.name)
+        if serving is None or (candidates and candidates[0] is serving):
+            version, servable = self._lease_first(stack, candidates or _nothing(repository), timeout)
+        else:
+            version, servable = self._lease_best(stack, candidates, serving, timeout)
+        if version is not serving:
+            self._serving[repository.name] = version
+        if version is not serving or candidates is not self._tidied.get(repository.name):
+            self._tidy(repository, candidates)
+        return Lease(version.id, servable)
 
-    def _prefer_serving(self, name: str, candidates: list[ModelVersion]) -> list[ModelVersion]:
-        """Keep to the version that serves, if it is loaded, and have a newer one loaded meanwhile."""
-        number = self._serving.get(name)
-        serving = next((version for version in candidates if version.id.version == number), None)
-        if serving is None or self._cache.is_loaded(candidates[0]) or not self._cache.is_loaded(serving):
-            return candidates
-        self._load_behind(candidates[0])
-        return [serving]
+    def _lease_best(
+        self, stack: ExitStack, candidates: Sequence[ModelVersion], serving: ModelVersion, timeout: float | None
+    ) -> tuple[ModelVersion, Servable]:
+        """Lease the best version that is loaded, up to the one that serves, and have better ones loaded behind it."""
+        versions = [*candidates] if serving in candidates else [*candidates, serving]
+        contenders = versions[: versions.index(serving) + 1]
+        for number, version in enumerate(contenders):
+            # Not to be loaded again if it has just left for a better one.
+            servable = stack.enter_context(self._cache.lease_if_loaded(version))
+            if servable is not None:
+                if number:
+                    self._load_behind(contenders[:number], version)
+                return version, servable
+        # Whichever is on its way: that which takes the other's place, or the other that comes back.
+        first = next(filter(self._cache.is_loading, contenders), contenders[0])
+        others = (version for version in versions if version != first)
+        return self._lease_first(stack, [first, *others], timeout, serving)
 
-    def _load_behind(self, version: ModelVersion) -> None:
-        """Load a version in the background, unless that is being done or has lately been tried in vain."""
-        with self._lock:
-            now = self._clock()
-            if now < self._next_tries.get(version, 0.0):
-                return
-            self._next_tries[version] = now + RETRY
-        threading.Thread(target=self._try_load, args=(version,), name=f"behind {version}", daemon=True).start()
-
-    def _try_load(self, version: ModelVersion) -> None:
-        try:
-            with self._cache.lease(version):
-                pass
-        except ModelCacheError as exc:
-            self._note(version, exc)
-            if is_ours(exc):
-                logger.warning("%s is not loaded, the version before it goes on serving: %s", version, exc)
-
-    def _lease_first(self, stack: ExitStack, candidates: list[ModelVersion], timeout: float | None) -> Lease:
+    def _lease_first(
+        self,
+        stack: ExitStack,
+        versions: Sequence[ModelVersion],
+        timeout: float | None,
+        serving: ModelVersion | None = None,
+    ) -> tuple[ModelVersion, Servable]:
+        deadline = None if timeout is None else time.monotonic() + timeout
         first: ModelCacheError | None = None
         try:
-            for version in candidates:
-                # Only broken files are a reason to load an older version; any other trouble would meet it too.
-                if first and not isinstance(first, LoadFailed) and not self._cache.is_loaded(version):
+            for version in versions:
+                if first and not self._may_stand_in(version, first, serving):
                     continue
+                patience = None if deadline is None else max(0.0, deadline - time.monotonic())
                 try:
-                    return Lease(version.id, stack.enter_context(self._cache.lease(version, timeout)))
+                    return version, stack.enter_context(self._cache.lease(version, patience))
                 except ModelCacheError as exc:
                     self._note(version, exc)
                     first = first or exc
@@ -184,23 +221,215 @@ class ModelServer:
             # Its traceback has this frame, which must not have it in turn.
             del first
 
-    def _note(self, version: ModelVersion, error: ModelCacheError) -> None:
-        if isinstance(error, StorageUnavailable):
-            self._repository(version.id.name).expire()
+    def _may_stand_in(self, version: ModelVersion, error: ModelCacheError, serving: ModelVersion | None) -> bool:
+        """Whether to try a version after a better one has failed."""
+        # Only broken files are a reason to load another one: any other trouble would meet it too. But the one that has
+        # served may need no more than what is still on disk.
+        return (
+            isinstance(error, LoadFailed)
+            or self._cache.is_loaded(version)
+            or (version == serving and not isinstance(error, (CacheFull, LoadPending)))
+        )
 
-    def _status(self, version: ModelVersion) -> VersionStatus:
+    def _note(self, version: ModelVersion, error: ModelCacheError) -> None:
+        if isinstance(error, BlobChanged):
+            self._repository(version.id.name).expire(version)
+
+    def _tidy(self, repository: ModelRepository, candidates: Sequence[ModelVersion]) -> None:
+        """Have those leave the memory that are offered no longer, as of a listing with these candidates."""
+        name = repository.name
+        self._tidied[name] = candidates
+        wanted = {self._serving.get(name), *repository.versions().values()}
+        holdings = _holdings(self._cache.snapshot(), name)
+        leftovers = [key for key, holding in holdings.items() if holding.state == "loaded" and key not in wanted]
+        if leftovers:
+            _in_background(self._retire, leftovers)
+
+    def _retire(self, versions: Sequence[ModelVersion]) -> None:
+        for version in versions:
+            logger.info("%s retires", version)
+            self._cache.retire(version)
+
+    def _load_behind(self, versions: Sequence[ModelVersion], serving: ModelVersion) -> None:
+        """Load the first of the versions that loads, unless that is being done or has lately been tried in vain."""
+        name = serving.id.name
+        with self._lock:
+            if name in self._renewing or not self._is_due(versions[0], RETRY):
+                return
+            self._renewing.add(name)
+        if not _in_background(self._renew, versions, serving):
+            with self._lock:
+                self._renewing.remove(name)
+
+    def _is_due(self, version: ModelVersion, pause: float) -> bool:
+        """Whether a version has not been tried for so long; then it counts as tried now. Needs the lock."""
+        now = self._clock()
+        last = self._tries.get((version, pause))
+        # Not before, as a clock may be set back.
+        if last is not None and 0 <= now - last < pause:
+            return False
+        self._tries[version, pause] = now
+        return True
+
+    def _renew(self, versions: Sequence[ModelVersion], serving: ModelVersion) -> None:
+        """Load the first of the versions that loads, and let it serve."""
+        name = serving.id.name
+        try:
+            for version in versions:
+                if not isinstance(self._bring(version, serving), LoadFailed):
+                    break
+            self._keep(serving)
+        finally:
+            with self._lock:
+                self._renewing.remove(name)
+
+    def _bring(self, version: ModelVersion, serving: ModelVersion) -> ModelCacheError | None:
+        """Load a version and let it serve; return why not, if it cannot."""
+        repository = self._repository(version.id.name)
+        try:
+            self._load_beside_or_instead(version, serving)
+        except ModelCacheError as exc:
+            self._note(version, exc)
+            if not exc.is_repeated:
+                logger.warning("%s is not loaded, %s goes on serving: %s", version, serving, exc)
+            return exc
+        # Nobody waits for this thread.
+        except Exception:
+            logger.exception("loading %s failed", version)
+            return None
+        candidates = repository.candidates()
+        # It may have been taken back meanwhile.
+        if version in candidates:
+            self._serving[repository.name] = version
+        self._tidy(repository, candidates)
+        return None
+
+    def _load_beside_or_instead(self, version: ModelVersion, serving: ModelVersion) -> None:
+        try:
+            # Held, as otherwise it may be what has to leave for it.
+            with self._cache.lease(serving):
+                return self._load(version)
+        except (CacheFull, DiskFull):
+            with self._lock:
+                if not self._is_due(version, RETRY_IN_PLACE):
+                    raise
+        logger.info("%s leaves for %s, as there is no room for both", serving, version)
+        # Its leases end and no new ones begin, so that under any traffic it goes.
+        self._cache.retire(serving)
+        self._load(version)
+        with self._lock:
+            self._tries.pop((version, RETRY_IN_PLACE), None)
+
+    def _keep(self, serving: ModelVersion) -> None:
+        """Load the version that serves, if it still does and has left in vain."""
+        # Looked at in the opposite order to that of `close`, which must not be undone.
+        if self._cache.is_loaded(serving) or self._serving.get(serving.id.name) is not serving:
+            return
+        try:
+            self._load(serving)
+        except ModelCacheError as exc:
+            logger.warning("%s cannot come back: %s", serving, exc)
+
+    def _load(self, version: ModelVersion) -> None:
+        with self._cache.lease(version):
+            pass
+
+    def _statuses(self, repository: ModelRepository, holdings: Holdings) -> dict[int, VersionStatus]:
+        """Return the states of the versions that are offered, and of others that are still in memory."""
+        offered = repository.versions()
+        statuses = {number: VersionStatus(number, State.START, Code.OK, "") for number in repository.unsettled()}
+        for version in (*holdings, *offered.values()):
+            statuses[version.id.version] = self._status(version, holdings.get(version), version in offered.values())
+        return statuses
+
+    def _status(
+        self, version: ModelVersion, holding: Holding[ModelVersion, Servable] | None, is_offered: bool
+    ) -> VersionStatus:
         number = version.id.version
-        if self._cache.is_loaded(version):
-            return VersionStatus(number, State.AVAILABLE, Code.OK, "")
-        if self._cache.is_loading(version):
-            return VersionStatus(number, State.LOADING, Code.OK, "")
+        if holding is not None:
+            return VersionStatus(number, self._state(holding, is_offered), Code.OK, "")
         failure = self._cache.failure(version)
-        if isinstance(failure, ModelCacheError):
+        if failure is not None:
             return VersionStatus(number, State.END, code_of(failure), public_message(failure))
         # It can be loaded on demand, so a predict sent now will be answered.
         return VersionStatus(number, State.AVAILABLE, Code.OK, "")
 
+    def _state(self, holding: Holding[ModelVersion, Servable], is_offered: bool) -> State:
+        if holding.state == "loading":
+            return State.LOADING
+        is_wanted = is_offered or self._serving.get(holding.key.id.name) == holding.key
+        return State.AVAILABLE if holding.state == "loaded" and is_wanted else State.UNLOADING
 
-def _means_any(version: int, versions: Mapping[int, ModelVersion]) -> bool:
+    def _model_inventory(self, repository: ModelRepository, holdings: Holdings) -> ModelInventory:
+        try:
+            statuses = self._statuses(repository, holdings)
+            candidates, offered = repository.candidates(), repository.versions()
+        except StorageUnavailable as exc:
+            return ModelInventory([], public_message(exc))
+        versions = {version.id.version: version for version in (*holdings, *offered.values())}
+        return ModelInventory(
+            [
+                self._whereabouts(statuses[number], versions.get(number), holdings, candidates)
+                for number in sorted(statuses, reverse=True)
+            ],
+            "",
+        )
+
+    def _whereabouts(
+        self,
+        status: VersionStatus,
+        version: ModelVersion | None,
+        holdings: Holdings,
+        candidates: Sequence[ModelVersion],
+    ) -> Whereabouts:
+        holding = holdings.get(version) if version else None
+        return Whereabouts(
+            status.version,
+            status.state.name,
+            # What is listed and not settled yet has no version.
+            is_stored=version is None or version in candidates,
+            is_on_disk=version is not None and self._disk.is_cached(version),
+            is_in_memory=holding is not None,
+            stored_size=version.size if version else None,
+            memory_size=holding.size if holding else 0,
+            leases=holding.leases if holding else 0,
+            leased_at=holding.leased_at if holding else None,
+            phases=holding.value.phases if holding and holding.value else None,
+        )
+
+
+def _holdings(snapshot: Snapshot[ModelVersion, Servable], name: str) -> Holdings:
+    """Return what there is of a model. A version that is loaded anew while it retires counts as loaded anew."""
+    holdings: dict[ModelVersion, Holding[ModelVersion, Servable]] = {}
+    for holding in snapshot.holdings:
+        if holding.key.id.name == name:
+            holdings.setdefault(holding.key, holding)
+    return holdings
+
+
+def _in_background(do: Callable[..., None], *args: object) -> bool:
+    """Begin to do it in a thread; return whether there is one. What is done so is not worth failing a request for."""
+    try:
+        threading.Thread(target=do, args=args, daemon=True).start()
+    # The process may have no more threads.
+    except RuntimeError as exc:
+        logger.warning("%s is put off: %s", do.__name__, exc)
+        return False
+    return True
+
+
+def _nothing(repository: ModelRepository) -> NoReturn:
+    if unsettled := repository.unsettled():
+        raise LoadPending(
+            f"{ServableId(repository.name, unsettled[-1])} has only just appeared in storage and may still be "
+            "uploaded; try again later"
+        )
+    raise ModelNotFound(
+        f"Servable not found for request: Latest({repository.name}): where it is stored there is no directory named by "
+        "a number, which would be a version"
+    )
+
+
+def _means_any(version: int, repository: ModelRepository) -> bool:
     # OpenVINO Model Server's clients say 0 for "the default one". To TensorFlow Serving's it is a version like any.
-    return version == 0 and 0 not in versions
+    return version == 0 and 0 not in repository.versions()

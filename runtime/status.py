@@ -39,6 +39,7 @@ CODES: dict[type[BaseException], Code] = {
     cache.ModelNotFound: Code.NOT_FOUND,
     cache.StorageUnavailable: Code.UNAVAILABLE,
     cache.DiskUnusable: Code.UNAVAILABLE,
+    cache.DiskFull: Code.RESOURCE_EXHAUSTED,
     cache.LoadFailed: Code.FAILED_PRECONDITION,
     cache.ModelTooLarge: Code.RESOURCE_EXHAUSTED,
     cache.CacheFull: Code.UNAVAILABLE,
@@ -65,6 +66,7 @@ _HTTP_OF: dict[type[BaseException], int] = {
     errors.RequestTimeout: 408,
     cache.LoadFailed: 503,
     cache.ModelTooLarge: 507,
+    cache.DiskFull: 507,
 }
 
 KNOWN = (errors.InferenceError, cache.ModelCacheError)

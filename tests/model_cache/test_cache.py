@@ -14,9 +14,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from model_cache.cache import ModelCache
-from model_cache.errors import CacheFull, LoadFailed, LoadPending, ModelTooLarge, StorageUnavailable
-from tests.fakes import PATIENCE, Clock, FakeLoader, Thing, until
+from model_cache.cache import Holding, ModelCache, Snapshot
+from model_cache.errors import (
+    BlobChanged,
+    CacheFull,
+    DiskFull,
+    DiskUnusable,
+    LoadFailed,
+    LoadPending,
+    ModelCacheError,
+    ModelTooLarge,
+    StorageInterrupted,
+    StorageUnavailable,
+)
+from tests.fakes import PATIENCE, Clock, FakeLoader, Thing, no_more_threads, until
 
 Cache = ModelCache[str, Thing]
 MakeCache = Callable[..., tuple[FakeLoader, Cache]]
@@ -32,9 +43,9 @@ def make_cache(clock: Clock) -> Iterator[MakeCache]:
     """Make caches which, closed after the test, must have closed all they loaded and have broken no promise."""
     made: list[tuple[FakeLoader, Cache]] = []
 
-    def make(sizes: Mapping[str, int], budget: int = 100) -> tuple[FakeLoader, Cache]:
+    def make(sizes: Mapping[str, int], budget: int = 100, room_timeout: float = 0) -> tuple[FakeLoader, Cache]:
         loader = FakeLoader(sizes, budget)
-        made.append((loader, ModelCache(loader, budget, failure_ttl=30, clock=clock)))
+        made.append((loader, ModelCache(loader, budget, room_timeout=room_timeout, clock=clock)))
         return made[-1]
 
     yield make
@@ -137,13 +148,63 @@ def test_a_broken_model_is_not_tried_again_for_a_while(make_cache: MakeCache, cl
     assert loader.events == ["load a", "load a"]
 
 
-@pytest.mark.parametrize("error", [StorageUnavailable("no network"), RuntimeError("a bug"), TimeoutError()])
+@pytest.mark.parametrize(
+    ("error", "seconds"),
+    [
+        (LoadFailed("no model in a"), 30),
+        (StorageUnavailable("no network"), 2),
+        (StorageInterrupted("cut"), 2),
+        (DiskUnusable("read-only"), 2),
+    ],
+)
+def test_each_failure_is_remembered_for_its_time_and_told_as_a_memory(
+    make_cache: MakeCache, clock: Clock, error: ModelCacheError, seconds: float
+) -> None:
+    loader, cache = make_cache({"a": 10})
+    loader.load_errors["a"] = error
+    with pytest.raises(type(error)) as caught:
+        use(cache, "a")
+    assert not caught.value.is_repeated
+    clock.now += seconds - 0.1
+    with pytest.raises(type(error), match=f"^{error}$") as caught:
+        use(cache, "a")
+    assert caught.value.is_repeated
+    assert loader.events == ["load a"]
+    del loader.load_errors["a"]
+    clock.now += 0.1
+    use(cache, "a")
+    assert loader.events == ["load a", "load a"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BlobChanged("uploaded anew"),
+        DiskFull("no space left"),
+        CacheFull("busy"),
+        LoadPending("not yet"),
+        ModelTooLarge("too large for the disk"),
+        RuntimeError("a bug"),
+        TimeoutError(),
+    ],
+)
 def test_what_may_be_over_by_now_is_tried_again_at_once(make_cache: MakeCache, error: Exception) -> None:
     loader, cache = make_cache({"a": 10})
     loader.load_errors["a"] = error
     with pytest.raises(type(error)):
         use(cache, "a")
     del loader.load_errors["a"]
+    use(cache, "a")
+    assert loader.events == ["load a", "load a"]
+
+
+def test_a_clock_that_is_set_back_does_not_prolong_the_memory_of_a_failure(make_cache: MakeCache, clock: Clock) -> None:
+    loader, cache = make_cache({"a": 10})
+    loader.load_errors["a"] = LoadFailed("no model in a")
+    with pytest.raises(LoadFailed):
+        use(cache, "a")
+    del loader.load_errors["a"]
+    clock.now -= 3600
     use(cache, "a")
     assert loader.events == ["load a", "load a"]
 
@@ -310,6 +371,204 @@ def test_refusals_are_not_failures_of_the_model(make_cache: MakeCache) -> None:
     use(cache, "b")
 
 
+def waiting(cache: Cache, number: int) -> bool:
+    return repr(cache).endswith(f"] {number} waiting>")
+
+
+def test_a_load_for_which_there_is_no_room_waits_for_it(make_cache: MakeCache, pool: ThreadPoolExecutor) -> None:
+    loader, cache = make_cache({"a": 60, "b": 60}, room_timeout=PATIENCE)
+    with cache.lease("a") as thing, thing.in_use():
+        waiter = pool.submit(use, cache, "b")
+        until(lambda: waiting(cache, 1))
+        assert repr(cache) == "<ModelCache 60/100 [a loaded 1] 1 waiting>"
+    assert waiter.result(PATIENCE).key == "b"
+    assert loader.events == ["load a", "close a", "load b"]
+    assert repr(cache) == "<ModelCache 60/100 [b loaded 0]>"
+
+
+@pytest.mark.parametrize(("room_timeout", "timeout"), [(0.05, None), (0.05, PATIENCE), (PATIENCE, 0.05), (PATIENCE, 0)])
+def test_whoever_waits_for_room_in_vain_leaves_nothing_behind(
+    make_cache: MakeCache, room_timeout: float, timeout: float | None
+) -> None:
+    loader, cache = make_cache({"a": 60, "b": 60}, room_timeout=room_timeout)
+    with cache.lease("a") as thing, thing.in_use():
+        with pytest.raises(CacheFull, match="b needs 60 bytes; 60 of 100"):
+            use(cache, "b", timeout)
+        assert repr(cache) == "<ModelCache 60/100 [a loaded 1]>"
+    assert repr(cache) == "<ModelCache 60/100 [a loaded 0]>"
+    assert loader.events == ["load a"]
+
+
+def test_the_wait_for_room_is_part_of_a_callers_patience(make_cache: MakeCache, pool: ThreadPoolExecutor) -> None:
+    loader, cache = make_cache({"a": 60, "b": 60}, room_timeout=PATIENCE)
+    gate = loader.hold("load b")
+    with cache.lease("a"):
+        waiter = pool.submit(use, cache, "b", 0.3)
+        until(lambda: waiting(cache, 1))
+    with pytest.raises(LoadPending, match=r"b is still loading after 0\.3 s"):
+        waiter.result(PATIENCE)
+    gate.open()
+    until(lambda: cache.is_loaded("b"))
+
+
+def test_what_is_too_large_does_not_wait(make_cache: MakeCache) -> None:
+    _, cache = make_cache({"a": 60, "b": 101}, room_timeout=PATIENCE)
+    with cache.lease("a"), pytest.raises(ModelTooLarge):
+        use(cache, "b")
+
+
+def test_all_who_wait_for_room_for_the_same_thing_share_one_load(
+    make_cache: MakeCache, pool: ThreadPoolExecutor
+) -> None:
+    loader, cache = make_cache({"a": 60, "b": 60}, room_timeout=PATIENCE)
+    gate = loader.hold("load b")
+    with cache.lease("a"):
+        waiters = [pool.submit(use, cache, "b") for _ in range(8)]
+        until(lambda: waiting(cache, 8))
+    # From now on they wait for the load, for which they have more patience.
+    until(lambda: repr(cache) == "<ModelCache 60/100 [b loading 8]>")
+    gate.open()
+    assert len({waiter.result(PATIENCE) for waiter in waiters}) == 1
+    assert loader.events == ["load a", "close a", "load b"]
+
+
+def test_all_who_wait_for_room_for_the_same_thing_share_its_failure(
+    make_cache: MakeCache, pool: ThreadPoolExecutor
+) -> None:
+    loader, cache = make_cache({"a": 60, "b": 60}, room_timeout=PATIENCE)
+    loader.load_errors["b"] = LoadFailed("no model in b")
+    with cache.lease("a"):
+        waiters = [pool.submit(use, cache, "b") for _ in range(8)]
+        until(lambda: waiting(cache, 8))
+    assert [str(waiter.exception(PATIENCE)) for waiter in waiters] == ["no model in b"] * 8
+    assert loader.events == ["load a", "close a", "load b"]
+    assert repr(cache) == "<ModelCache 0/100 []>"
+
+
+def test_room_is_given_to_those_who_wait_in_the_order_they_came(
+    make_cache: MakeCache, pool: ThreadPoolExecutor
+) -> None:
+    loader, cache = make_cache({"a": 60, "b": 60, "c": 60, "d": 60}, room_timeout=PATIENCE)
+    gates = [loader.hold(f"load {key}") for key in "bcd"]
+    with cache.lease("a"):
+        waiters = []
+        for number, key in enumerate("bcd", start=1):
+            waiters.append(pool.submit(use, cache, key))
+            until(lambda number=number: waiting(cache, number))  # type: ignore[misc]
+    for gate, waiter, key in zip(gates, waiters, "bcd", strict=True):
+        gate.wait_until_reached()
+        gate.open()
+        assert waiter.result(PATIENCE).key == key
+    assert [event for event in loader.events if event.startswith("load")] == ["load a", "load b", "load c", "load d"]
+
+
+def test_who_fits_does_not_wait_behind_who_does_not(make_cache: MakeCache, pool: ThreadPoolExecutor) -> None:
+    _, cache = make_cache({"a": 60, "large": 90, "small": 30}, room_timeout=PATIENCE)
+    with cache.lease("a"):
+        waiter = pool.submit(use, cache, "large")
+        until(lambda: waiting(cache, 1))
+        assert use(cache, "small", timeout=PATIENCE).key == "small"
+        assert waiting(cache, 1)
+    assert waiter.result(PATIENCE).key == "large"
+
+
+def test_room_of_what_retires_goes_to_who_waits_once_it_is_released(
+    make_cache: MakeCache, pool: ThreadPoolExecutor
+) -> None:
+    loader, cache = make_cache({"a": 60, "b": 60}, room_timeout=PATIENCE)
+    with cache.lease("a") as thing, thing.in_use():
+        waiter = pool.submit(use, cache, "b")
+        until(lambda: waiting(cache, 1))
+        cache.retire("a")
+        assert repr(cache) == "<ModelCache 60/100 [] 1 waiting>"
+    assert waiter.result(PATIENCE).key == "b"
+    assert loader.events == ["load a", "close a", "load b"]
+
+
+@pytest.mark.parametrize("fails", [True, False], ids=["fails", "is smaller than it was thought to be"])
+def test_room_that_a_load_gives_back_goes_to_who_waits(
+    make_cache: MakeCache, pool: ThreadPoolExecutor, fails: bool
+) -> None:
+    loader, cache = make_cache({"a": 30, "b": 60}, room_timeout=PATIENCE)
+    loader.estimates["a"] = 60
+    if fails:
+        loader.load_errors["a"] = LoadFailed("no model in a")
+    gate = loader.hold("load a")
+    with contextlib.ExitStack() as leases:
+        loading = pool.submit(leases.enter_context, cache.lease("a"))
+        gate.wait_until_reached()
+        waiter = pool.submit(use, cache, "b")
+        until(lambda: waiting(cache, 1))
+        gate.open()
+        assert isinstance(loading.exception(PATIENCE), LoadFailed) == fails
+        assert waiter.result(PATIENCE).key == "b"
+
+
+def test_room_that_a_waiter_leaves_unused_goes_to_the_next(make_cache: MakeCache, pool: ThreadPoolExecutor) -> None:
+    loader, cache = make_cache({"a": 60, "b": 60, "c": 60}, room_timeout=PATIENCE)
+    with cache.lease("a"):
+        first = pool.submit(use, cache, "b", 0.2)
+        until(lambda: waiting(cache, 1))
+        second = pool.submit(use, cache, "c")
+        until(lambda: waiting(cache, 2))
+        assert isinstance(first.exception(PATIENCE), CacheFull)
+        assert waiting(cache, 1)
+    assert second.result(PATIENCE).key == "c"
+    assert loader.events == ["load a", "close a", "load c"]
+
+
+def test_room_that_is_left_because_of_a_failure_goes_to_the_next(
+    make_cache: MakeCache, pool: ThreadPoolExecutor, clock: Clock
+) -> None:
+    loader, cache = make_cache({"a": 60, "bad": 60, "c": 60}, room_timeout=PATIENCE)
+    loader.load_errors["bad"] = LoadFailed("no model in bad")
+    # Who of them comes to know of the failure when is up to the threads.
+    for _ in range(20):
+        with cache.lease("a"):
+            failing = [pool.submit(use, cache, "bad") for _ in range(8)]
+            until(lambda: waiting(cache, 8))
+            waiter = pool.submit(use, cache, "c")
+            until(lambda: waiting(cache, 9))
+        assert waiter.result(PATIENCE).key == "c"
+        assert [str(future.exception(PATIENCE)) for future in failing] == ["no model in bad"] * 8
+        clock.now += 30
+
+
+def test_who_waits_for_room_joins_another_who_loads_the_same(make_cache: MakeCache, pool: ThreadPoolExecutor) -> None:
+    loader, cache = make_cache({"a": 50, "b": 60}, room_timeout=2 * PATIENCE)
+    gate = loader.hold("load b")
+    with cache.lease("a"):
+        waiter = pool.submit(use, cache, "b")
+        until(lambda: waiting(cache, 1))
+        # To another it is smaller, as if it had shrunk in between.
+        loader.estimates["b"] = loader.sizes["b"] = 50
+        loading = pool.submit(use, cache, "b")
+        until(lambda: repr(cache) == "<ModelCache 100/100 [a loaded 1, b loading 2]>")
+        gate.open()
+        assert waiter.result(PATIENCE) is loading.result(PATIENCE)
+    assert loader.events == ["load a", "load b"]
+
+
+def test_who_waits_for_room_begins_only_when_what_made_it_is_closed(
+    make_cache: MakeCache, pool: ThreadPoolExecutor
+) -> None:
+    loader, cache = make_cache({"a": 60, "b": 60}, room_timeout=PATIENCE)
+    closing, loading = loader.hold("close a"), loader.hold("load b")
+    with contextlib.ExitStack() as leases:
+        leases.enter_context(cache.lease("a"))
+        waiter = pool.submit(use, cache, "b")
+        until(lambda: waiting(cache, 1))
+        cache.retire("a")
+        releasing = pool.submit(leases.close)
+        closing.wait_until_reached()
+        until(lambda: repr(cache) == "<ModelCache 60/100 [b loading 1]>")
+        assert not loading.reached.wait(0.1)
+        closing.open()
+        releasing.result(PATIENCE)
+    loading.open()
+    assert waiter.result(PATIENCE).key == "b"
+
+
 def test_a_load_begins_only_when_its_victims_are_closed(make_cache: MakeCache, pool: ThreadPoolExecutor) -> None:
     loader, cache = make_cache({"a": 60, "b": 30, "c": 90})
     use(cache, "a")
@@ -389,6 +648,32 @@ def test_an_estimate_of_what_failed_is_given_back(make_cache: MakeCache) -> None
         use(cache, "a")
     use(cache, "b")
     assert loader.events == ["load a", "load b"]
+
+
+class FilesLoader(FakeLoader):
+    """What it has loaded keeps its files, and there is room for those of ``most`` things."""
+
+    most = 2
+    error: type[ModelCacheError] = CacheFull
+
+    def load(self, key: str) -> Thing:
+        if len(self.present) >= self.most:
+            raise self.error(f"no room for the files of {key}")
+        return super().load(key)
+
+
+@pytest.mark.parametrize("error", [CacheFull, DiskFull])
+def test_what_is_idle_leaves_if_the_loader_finds_no_room(error: type[ModelCacheError]) -> None:
+    loader = FilesLoader(dict.fromkeys("abcd", 10))
+    loader.error = error
+    cache = ModelCache(loader, 100)
+    for key in "abc":
+        use(cache, key)
+    assert repr(cache) == "<ModelCache 20/100 [b loaded 0, c loaded 0]>"
+    with cache.lease("b"), cache.lease("c"), pytest.raises(error):
+        use(cache, "d")
+    assert repr(cache) == "<ModelCache 20/100 [b loaded 0, c loaded 0]>"
+    cache.close()
 
 
 def test_an_idle_thing_is_closed_as_it_retires(make_cache: MakeCache) -> None:
@@ -513,16 +798,6 @@ def test_what_retires_while_it_loads_with_nobody_waiting_is_closed(make_cache: M
     until(lambda: repr(cache) == "<ModelCache 0/100 []>")
 
 
-@contextlib.contextmanager
-def no_more_threads() -> Iterator[None]:
-    """As in a container at its limit of processes: no thread can be started, as each would need too large a stack."""
-    before = threading.stack_size(1 << 47)
-    try:
-        yield
-    finally:
-        threading.stack_size(before)
-
-
 def test_a_load_that_cannot_even_begin_is_an_error_and_leaves_nothing(make_cache: MakeCache) -> None:
     loader, cache = make_cache({"old": 60, "a": 60})
     use(cache, "old")
@@ -564,6 +839,50 @@ def test_what_goes_on_in_a_cache_can_be_read_from_its_repr(make_cache: MakeCache
         assert repr(cache) == "<ModelCache 90/100 [resnet/1 loaded 1, bert/7 loaded 0]>"
     cache.retire("bert/7")
     assert repr(cache) == "<ModelCache 40/100 [resnet/1 loaded 0]>"
+
+
+def test_a_snapshot_tells_of_all_that_is_there(make_cache: MakeCache, pool: ThreadPoolExecutor, clock: Clock) -> None:
+    loader, cache = make_cache({"idle": 10, "leased": 20, "gone": 30, "coming": 40})
+    assert cache.snapshot() == Snapshot([], 100, 0)
+    idle = use(cache, "idle")
+    clock.now += 1
+    gate = loader.hold("load coming")
+    with cache.lease("leased") as leased, cache.lease("leased"), cache.lease("gone") as gone:
+        cache.retire("gone")
+        clock.now += 1
+        loading = pool.submit(use, cache, "coming")
+        gate.wait_until_reached()
+        assert cache.snapshot() == Snapshot(
+            [
+                Holding("idle", "loaded", 10, 0, clock.now - 2, idle),
+                Holding("leased", "loaded", 20, 2, clock.now - 1, leased),
+                Holding("coming", "loading", 40, 1, clock.now, None),
+                Holding("gone", "retired", 30, 1, clock.now - 1, gone),
+            ],
+            budget=100,
+            used=100,
+        )
+    gate.open()
+    loading.result(PATIENCE)
+    assert [holding.key for holding in cache.snapshot().holdings] == ["idle", "leased", "coming"]
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_what_retires_while_it_loads_is_in_the_snapshot_until_it_is_gone(
+    make_cache: MakeCache, pool: ThreadPoolExecutor, fails: bool
+) -> None:
+    loader, cache = make_cache({"a": 10})
+    if fails:
+        loader.load_errors["a"] = LoadFailed("no model in a")
+    gate = loader.hold("load a")
+    loading = pool.submit(use, cache, "a")
+    gate.wait_until_reached()
+    cache.retire("a")
+    (holding,) = cache.snapshot().holdings
+    assert holding[:4] == ("a", "retired", 10, 1)
+    gate.open()
+    assert isinstance(loading.exception(PATIENCE), LoadFailed) == fails
+    assert cache.snapshot() == Snapshot([], 100, 0)
 
 
 def test_states_are_told_as_they_are(make_cache: MakeCache, pool: ThreadPoolExecutor) -> None:
@@ -679,7 +998,7 @@ def restless_threads() -> Iterator[None]:
 SIZES = {"a": 10, "b": 20, "c": 30, "d": 40, "e": 45, "huge": 101}
 
 
-def hammer(loader: FakeLoader, cache: Cache, seed: int, rounds: int, retiring: bool) -> set[str]:
+def hammer(loader: FakeLoader, cache: Cache, clock: Clock, seed: int, rounds: int, retiring: bool) -> set[str]:
     """Do a bit of everything, and return what came of it."""
     dice = random.Random(seed)
     outcomes = set()
@@ -687,38 +1006,59 @@ def hammer(loader: FakeLoader, cache: Cache, seed: int, rounds: int, retiring: b
         keys = [dice.choice("aaabbcde") if dice.random() < 0.99 else "huge" for _ in range(dice.choice([1, 1, 2, 3]))]
         if retiring and dice.random() < 0.1:
             cache.retire(keys[0])
+        clock.now += dice.choice([0, 0, 0, 1, 3, 40, -40])
         try:
             with contextlib.ExitStack() as leases:
                 for key in keys:
                     thing = leases.enter_context(cache.lease(key, dice.choice([None, 0, 0.001, PATIENCE])))
                     leases.enter_context(thing.in_use())
                     loader.expect(thing.key == key, f"{thing} was handed out for {key}")
+                    used = cache.snapshot().used
+                    loader.expect(used <= 100, f"{used} bytes are accounted for, of 100")
             outcomes.add("used")
-        except (CacheFull, LoadPending, ModelTooLarge, StorageUnavailable) as exc:
+        except ModelCacheError as exc:
             outcomes.add(type(exc).__name__)
     return outcomes
 
 
 @pytest.mark.usefixtures("restless_threads")
+@pytest.mark.parametrize("room_timeout", [0, 0.01])
 @pytest.mark.parametrize("retiring", [False, True], ids=["leasing", "leasing and retiring"])
-def test_no_promise_is_broken_by_many_threads(make_cache: MakeCache, pool: ThreadPoolExecutor, retiring: bool) -> None:
-    loader, cache = make_cache(SIZES)
+def test_no_promise_is_broken_by_many_threads(
+    make_cache: MakeCache, pool: ThreadPoolExecutor, clock: Clock, retiring: bool, room_timeout: float
+) -> None:
+    loader, cache = make_cache(SIZES, room_timeout=room_timeout)
     loader.duration = 1e-4
     # What has retired while loading may load anew beside it.
     loader.may_load_twice_at_once = retiring
     loader.load_errors["e"] = StorageUnavailable("no network")
     loader.estimates.update(a=15, c=35)
-    threads = [pool.submit(hammer, loader, cache, seed, 800, retiring) for seed in range(8)]
+    threads = [pool.submit(hammer, loader, cache, clock, seed, 400, retiring) for seed in range(8)]
     outcomes = set().union(*(thread.result(45) for thread in threads))
     # These happen even if the threads happen to run one after the other.
     assert outcomes >= {"used", "CacheFull", "ModelTooLarge", "StorageUnavailable"}
+    assert outcomes <= {"used", "CacheFull", "ModelTooLarge", "StorageUnavailable", "LoadPending"}
     assert loader.violations == []
     until(lambda: is_at_rest(loader, cache))
 
 
-def is_at_rest(loader: FakeLoader, cache: Cache) -> bool:
+@pytest.mark.usefixtures("restless_threads")
+def test_whoever_waits_for_room_gets_it_in_the_end(make_cache: MakeCache, pool: ThreadPoolExecutor) -> None:
+    # Each needs all of it, and nobody more than one: a call that is lost would leave all who are left waiting.
+    keys = "abcdefgh"
+    loader, cache = make_cache(dict.fromkeys(keys, 100), room_timeout=PATIENCE)
+
+    def use_often(key: str) -> int:
+        return sum(use(cache, key).key == key for _ in range(50))
+
+    assert list(pool.map(use_often, keys)) == [50] * len(keys)
+    assert loader.violations == []
+    until(lambda: is_at_rest(loader, cache, dict.fromkeys(keys, 100)))
+
+
+def is_at_rest(loader: FakeLoader, cache: Cache, sizes: Mapping[str, int] = SIZES) -> bool:
     """Whether the cache's account of what is left is the loader's, and nobody has a lease."""
     story, left = repr(cache), loader.present
     entries = filter(None, story[story.index("[") + 1 : -2].split(", "))
-    used = sum(SIZES[key] for key in left)
+    used = sum(sizes[key] for key in left)
     return story.startswith(f"<ModelCache {used}/100 [") and sorted(entries) == [f"{key} loaded 0" for key in left]

@@ -14,12 +14,12 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from model_cache.cache import ModelCache
-from model_cache.download import Downloader, LocalModel
+from model_cache.disk import DiskCache
 from model_cache.local import LocalStorage
-from model_cache.repository import Contents, ModelRepository, ModelVersion
+from model_cache.repository import ModelRepository, ModelVersion
 from runtime.engine import OpenVinoLoader, OpenVinoServable, openvino
 from runtime.signature import Dtype
+from tests.fakes import MemoryStorage
 
 openvino()
 # After that call, which keeps telemetry out.
@@ -117,14 +117,11 @@ def save(model: Any, base: Path, version: int = 1) -> Path:
     return directory
 
 
-Files = ModelCache[Contents, LocalModel]
+def files_at(base: Path) -> DiskCache:
+    return DiskCache(base / "cache", 1 << 30)
 
 
-def files_at(base: Path) -> Files:
-    return Files(Downloader(base / "cache"), 1 << 30)
-
-
-def loader(files: Files, **config: str) -> OpenVinoLoader:
+def loader(files: DiskCache, **config: str) -> OpenVinoLoader:
     return OpenVinoLoader(files, {**F32, **config})
 
 
@@ -134,6 +131,12 @@ def load(base: Path, version: int = 1) -> OpenVinoServable:
 
 def version_at(base: Path, version: int = 1) -> ModelVersion:
     return ModelRepository("model", LocalStorage(base)).find(version)
+
+
+def version_in_bucket(base: Path, version: int = 1) -> ModelVersion:
+    """The same, stored where it has to be fetched from."""
+    blobs = {path.relative_to(base).as_posix(): path.read_bytes() for path in (base / str(version)).iterdir()}
+    return ModelRepository("model", MemoryStorage(blobs)).find(version)
 
 
 @contextmanager

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from model_cache.cache import ModelCache
+from model_cache.disk import DiskCache
 from model_cache.errors import ModelCacheError
-from model_cache.repository import ModelRepository, ModelVersion
+from model_cache.policy import VersionPolicy
+from model_cache.repository import LISTING_TTL, ModelRepository, ModelVersion
 from runtime.errors import InvalidRequest, SignatureNotFound
-from runtime.servable import Servable, Tensors
+from runtime.servable import LoadPhases, Servable, Tensors
 from runtime.server import ModelServer
 from runtime.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
-from tests.fakes import Clock, Gate, MemoryStorage
+from tests.fakes import Clock, Gate, MemoryStorage, until
 
 NAME = "half_plus_two"
 F32 = np.dtype(np.float32)
@@ -25,6 +28,7 @@ class HalfPlusTwo:
     """TensorFlow Serving's own example: ``y = x / 2 + 2``. Also says which version it is."""
 
     size = 1
+    phases = LoadPhases(None, 0.25, 0.5)
 
     def __init__(self, version: int) -> None:
         self._version = version
@@ -67,6 +71,8 @@ class VersionLoader:
         self.gates: dict[int, Gate] = {}
         self.loads: list[int] = []
         self.servables: dict[int, Any] = {}
+        """The last one of each version."""
+        self.made: list[Any] = []
 
     def estimate(self, version: ModelVersion) -> int:
         return 1
@@ -80,6 +86,7 @@ class VersionLoader:
             raise error
         servable: Servable = self._make(number)
         self.servables[number] = servable
+        self.made.append(servable)
         return servable
 
     def hold(self, version: int) -> Gate:
@@ -91,15 +98,51 @@ class Stage:
     """A model server over fakes, and the strings to pull."""
 
     def __init__(
-        self, *versions: int, make: Callable[[int], Any] = HalfPlusTwo, name: str = NAME, load_timeout: float = 60
+        self,
+        *versions: int,
+        make: Callable[[int], Any] = HalfPlusTwo,
+        name: str = NAME,
+        load_timeout: float = 60,
+        policy: VersionPolicy | None = None,
+        budget: int = 100,
+        room_timeout: float = 0.05,
+        disk: DiskCache | None = None,
     ) -> None:
         self.storage = MemoryStorage({f"{version}/model.xml": b"" for version in versions})
         self.loader = VersionLoader(make)
         self.clock = Clock()
-        self.repository = ModelRepository(name, self.storage, clock=self.clock)
-        self.cache = ModelCache[ModelVersion, Servable](self.loader, 100, clock=self.clock)
-        models = {name: self.repository}
-        self.server = ModelServer(models, self.cache, load_timeout=load_timeout, clock=self.clock)
+        self.repository = ModelRepository(name, self.storage, policy=policy, clock=self.clock)
+        # Every servable takes one byte of the budget.
+        self.cache = ModelCache[ModelVersion, Servable](
+            self.loader, budget, room_timeout=room_timeout, clock=self.clock
+        )
+        self.server = ModelServer(
+            {name: self.repository},
+            self.cache,
+            disk or DiskCache(Path("/nowhere"), 0),
+            load_timeout=load_timeout,
+            clock=self.clock,
+        )
+
+    def put(self, version: int, data: bytes = b"") -> None:
+        """Upload a version, and let pass what it takes to be taken for whole."""
+        self.storage.blobs[f"{version}/model.xml"] = data
+        self.list_anew()
+
+    def remove(self, *versions: int) -> None:
+        for version in versions:
+            del self.storage.blobs[f"{version}/model.xml"]
+        self.list_anew()
+
+    def list_anew(self) -> None:
+        for _ in range(2):
+            self.pass_seconds(LISTING_TTL)
+            self.look()
+
+    def look(self) -> None:
+        """List now, and not in the background."""
+        self.repository.expire()
+        self.repository.versions()
 
     def break_storage(self, error: ModelCacheError) -> None:
         def fail(*_: object) -> None:
@@ -119,7 +162,7 @@ def stage(*versions: int, **options: Any) -> Iterator[Stage]:
         yield made
     finally:
         made.server.close()
-        assert all(servable.is_closed for servable in made.loader.servables.values())
+        until(lambda: all(servable.is_closed for servable in made.loader.made))
 
 
 def predict(server: ModelServer, version: int | None = None, name: str = NAME) -> tuple[int, list[float]]:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+import psutil
 import pytest
 
+from model_cache.disk import DiskCache, Fetched
 from model_cache.errors import CacheFull, LoadFailed, LoadPending, ModelTooLarge, StorageUnavailable
 from runtime.errors import InferenceFailed, Overloaded, Unsupported
 from runtime.rest import MAX_BODIES, Bodies, create_app
+from runtime.servable import LoadPhases
 from runtime.status import public_message
-from tests.fakes import Gate
+from tests.fakes import PATIENCE, Gate
 from tests.runtime.asgi import App, Reply, call
 from tests.runtime.servables import NAME, HalfPlusTwo, Stage, stage
 
@@ -109,6 +115,114 @@ def test_metadata_has_the_signatures_of_the_version_that_would_answer(app: App) 
     }
     assert signatures.keys() == {"serving_default", "only_y"}
     assert call(app, "GET", f"{MODEL}/versions/1/metadata").body["model_spec"]["version"] == "1"
+
+
+def held(app: App, model: str = NAME) -> list[Any]:
+    versions: list[Any] = call(app, "GET", "/v1/cache").body["models"][model]["versions"]
+    return versions
+
+
+def test_the_cache_is_shown_with_all_that_is_known_of_each_version(tmp_path: Path) -> None:
+    def make(version: int) -> HalfPlusTwo:
+        servable = HalfPlusTwo(version)
+        servable.phases = LoadPhases(Fetched(3_000_000, 1.5), 0.25, 2.0)
+        return servable
+
+    disk = DiskCache(tmp_path, 1000)
+    with stage(1, 2, make=make, disk=disk) as s:
+        app = app_of(s)
+        s.put(1, b"five!")
+        with disk.lease(s.repository.find(1)):
+            call(app, "POST", f"{MODEL}/versions/1:predict", ROWS)
+        reply = call(app, "GET", "/v1/cache")
+        assert (reply.status, reply.headers["content-type"]) == (200, "application/json")
+        body = reply.body
+        assert body["memory"].pop("rss") == pytest.approx(psutil.Process().memory_info().rss, rel=0.2)
+        free = shutil.disk_usage(tmp_path).free
+        assert body["disk"].pop("free") == pytest.approx(free, rel=0.2)
+        assert body["disk"].pop("used") >= 5
+        assert body == {
+            "memory": {"budget": 100, "used": 1},
+            "disk": {"budget": 1000},
+            "models": {
+                NAME: {
+                    "error": None,
+                    "versions": [
+                        {
+                            "version": "2",
+                            "state": "AVAILABLE",
+                            "where": {"bucket": True, "disk": False, "memory": False},
+                            "bytes": {"storage": 0, "memory": 0},
+                            "leases": 0,
+                            "last_used": None,
+                            "load": None,
+                        },
+                        {
+                            "version": "1",
+                            "state": "AVAILABLE",
+                            "where": {"bucket": True, "disk": True, "memory": True},
+                            "bytes": {"storage": 5, "memory": 1},
+                            "leases": 0,
+                            "last_used": "1970-01-12T13:47:00.000Z",
+                            "load": {
+                                "fetch": {"seconds": 1.5, "bytes": 3_000_000, "mb_per_second": 2.0},
+                                "compile": {"seconds": 0.25},
+                                "total": {"seconds": 2.0},
+                            },
+                        },
+                    ],
+                }
+            },
+        }
+
+
+def test_the_cache_shows_what_is_loading_and_what_is_leaving(s: Stage, app: App) -> None:
+    with s.server.lease(NAME), ThreadPoolExecutor(1) as pool:
+        gate = s.loader.hold(1)
+        loading = pool.submit(call, app, "POST", f"{MODEL}/versions/1:predict", ROWS)
+        gate.wait_until_reached()
+        s.remove(2)
+        s.cache.retire(s.server._serving[NAME])
+        leaving, coming = held(app)
+        assert (leaving["version"], leaving["state"], leaving["leases"]) == ("2", "UNLOADING", 1)
+        assert leaving["where"] == {"bucket": False, "disk": False, "memory": True}
+        assert (coming["version"], coming["state"], coming["leases"]) == ("1", "LOADING", 1)
+        assert coming["load"] is None
+        gate.open()
+        assert loading.result(PATIENCE).status == 200
+    (there,) = held(app)
+    assert there["load"] == {"fetch": None, "compile": {"seconds": 0.25}, "total": {"seconds": 0.5}}
+
+
+def test_the_cache_shows_what_has_only_just_appeared(s: Stage, app: App) -> None:
+    held(app)
+    s.storage.blobs["3/model.xml"] = b""
+    s.look()
+    assert held(app)[0] == {
+        "version": "3",
+        "state": "START",
+        "where": {"bucket": True, "disk": False, "memory": False},
+        "bytes": {"storage": None, "memory": 0},
+        "leases": 0,
+        "last_used": None,
+        "load": None,
+    }
+
+
+def test_the_cache_is_shown_without_the_versions_of_a_storage_that_is_away(s: Stage, app: App) -> None:
+    s.break_storage(StorageUnavailable("s3://secret-bucket: AccessDenied"))
+    reply = call(app, "GET", "/v1/cache")
+    assert reply.status == 200
+    assert reply.body["models"][NAME]["versions"] == []
+    assert "storage cannot be read" in reply.body["models"][NAME]["error"]
+    assert b"secret" not in reply.content
+
+
+def test_looking_at_the_cache_loads_nothing_and_tells_no_places(s: Stage, app: App) -> None:
+    reply = call(app, "GET", "/v1/cache")
+    assert s.loader.loads == []
+    assert b"memory:" not in reply.content
+    assert b"/nowhere" not in reply.content
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 
+from model_cache.cache import FAILURE_TTL, OUTAGE_TTL
 from model_cache.errors import (
+    BlobChanged,
     CacheFull,
+    DiskFull,
     LoadFailed,
     LoadPending,
     ModelCacheError,
@@ -17,15 +21,15 @@ from model_cache.errors import (
     ModelTooLarge,
     StorageUnavailable,
 )
+from model_cache.policy import All, Latest, VersionPolicy
 from model_cache.repository import LISTING_TTL, ServableId
-from runtime.server import State, VersionStatus
+from runtime.server import RETRY, RETRY_IN_PLACE, State, VersionStatus
 from runtime.status import Code
-from tests.fakes import PATIENCE
-from tests.runtime.servables import NAME, predict, stage
+from tests.fakes import PATIENCE, no_more_threads, until
+from tests.runtime.servables import NAME, HalfPlusTwo, predict, stage
 
 Y = [2.5, 3.0]
 BROKEN = LoadFailed("Incorrect weights in bin file!")
-FAILURE_TTL = 30.0
 
 
 def available(version: int) -> VersionStatus:
@@ -119,12 +123,12 @@ def test_a_broken_version_that_is_named_fails_and_says_why() -> None:
         assert predict(s.server, 1) == (1, Y)
 
 
-def eventually(is_so: Callable[[], bool]) -> None:
-    """Wait for what happens in the background, for which there is no event."""
-    deadline = time.monotonic() + 10
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+@contextmanager
+def nothing_left_behind() -> Iterator[None]:
+    """Wait at the end for the threads that were started meanwhile."""
+    before = set(threading.enumerate())
+    yield
+    until(lambda: before.issuperset(threading.enumerate()))
 
 
 def test_the_newest_is_tried_again_after_a_while() -> None:
@@ -134,7 +138,7 @@ def test_the_newest_is_tried_again_after_a_while() -> None:
         s.loader.broken.clear()
         assert predict(s.server) == (1, Y)
         s.pass_seconds(FAILURE_TTL)
-        eventually(lambda: predict(s.server) == (2, Y))
+        until(lambda: predict(s.server) == (2, Y))
         assert s.server.status(NAME) == [available(2), available(1)]
 
 
@@ -206,12 +210,24 @@ def test_a_storage_that_never_could_be_listed_is_unavailable() -> None:
 
 def test_what_changed_while_it_was_fetched_is_listed_anew_by_the_next_request() -> None:
     with stage(1) as s:
-        s.loader.broken[1] = StorageUnavailable("1/model.xml is no longer what was listed")
-        with pytest.raises(StorageUnavailable):
+        s.loader.broken[1] = BlobChanged("1/model.xml is no longer what was listed")
+        with pytest.raises(BlobChanged):
             predict(s.server)
-        s.loader.broken.clear()
-        s.storage.blobs["2/model.xml"] = b""
-        assert predict(s.server) == (2, Y)
+        del s.storage.blobs["1/model.xml"]
+        with pytest.raises(ModelNotFound):
+            predict(s.server, 1)
+
+
+def test_a_storage_that_fails_is_not_asked_anew_by_every_request() -> None:
+    looks: list[None] = []
+    with stage(1) as s:
+        s.storage.before_list = lambda: looks.append(None)
+        s.loader.broken[1] = StorageUnavailable("no route to host")
+        for _ in range(3):
+            with pytest.raises(StorageUnavailable):
+                predict(s.server)
+        assert s.loader.loads == [1]
+        assert len(looks) == 1
 
 
 def test_a_new_version_is_found_when_the_listing_is_old() -> None:
@@ -219,38 +235,356 @@ def test_a_new_version_is_found_when_the_listing_is_old() -> None:
         assert predict(s.server) == (1, Y)
         s.storage.blobs["2/model.xml"] = b""
         assert predict(s.server) == (1, Y)
-        s.pass_seconds(LISTING_TTL)
-        eventually(lambda: predict(s.server) == (2, Y))
+
+        def has_changed() -> bool:
+            s.pass_seconds(LISTING_TTL)
+            return predict(s.server) == (2, Y)
+
+        until(has_changed)
 
 
 def test_the_version_that_serves_goes_on_while_a_newer_one_loads() -> None:
     with stage(1) as s:
         assert predict(s.server) == (1, Y)
-        s.storage.blobs["2/model.xml"] = b""
-        s.pass_seconds(LISTING_TTL)
+        s.put(2)
         gate = s.loader.hold(2)
-        for _ in range(3):
-            assert predict(s.server) == (1, Y)
+        for version in (None, None, 0):
+            assert predict(s.server, version) == (1, Y)
         gate.wait_until_reached()
         assert predict(s.server) == (1, Y)
+        # However long it takes, there is one load.
+        s.pass_seconds(RETRY)
+        assert predict(s.server) == (1, Y)
         gate.open()
-        eventually(lambda: predict(s.server) == (2, Y))
+        until(lambda: predict(s.server) == (2, Y))
         assert s.loader.loads == [1, 2]
 
 
-@pytest.mark.parametrize("trouble", [ModelTooLarge("needs 5 bytes"), StorageUnavailable("no route"), CacheFull("busy")])
+@pytest.mark.parametrize("policy", [Latest(1), All()])
+def test_a_version_that_is_not_offered_any_more_leaves_once_its_successor_is_loaded(policy: VersionPolicy) -> None:
+    with stage(1, policy=policy) as s:
+        assert predict(s.server) == (1, Y)
+        s.put(2)
+        gate = s.loader.hold(2)
+        assert predict(s.server) == (1, Y)
+        gate.wait_until_reached()
+        assert s.server.status(NAME)[-1] == available(1)
+        assert not s.loader.servables[1].is_closed
+        gate.open()
+        # By itself; nobody has to ask.
+        if policy == Latest(1):
+            until(lambda: bool(s.loader.servables[1].is_closed))
+            assert s.server.status(NAME) == [available(2)]
+        until(lambda: predict(s.server) == (2, Y))
+        if policy == All():
+            assert predict(s.server, 1) == (1, Y)
+            assert s.loader.loads == [1, 2]
+
+
+def test_a_version_that_retires_serves_those_who_have_it_to_the_end() -> None:
+    with stage(1, policy=Latest(1)) as s:
+        with s.server.lease(NAME):
+            s.put(2)
+            until(lambda: predict(s.server) == (2, Y))
+            unloading = VersionStatus(1, State.UNLOADING, Code.OK, "")
+            until(lambda: s.server.status(NAME) == [available(2), unloading])
+            assert s.server.status(NAME, 1) == [unloading]
+            assert not s.loader.servables[1].is_closed
+        until(lambda: bool(s.loader.servables[1].is_closed))
+        assert s.server.status(NAME) == [available(2)]
+
+
+def test_versions_that_have_left_the_bucket_leave_the_memory() -> None:
+    with stage(1, 2, 3) as s:
+        for version in (1, 2, None):
+            predict(s.server, version)
+        s.remove(1)
+        unloading = VersionStatus(1, State.UNLOADING, Code.OK, "")
+        assert s.server.status(NAME) == [available(3), available(2), unloading]
+        assert predict(s.server) == (3, Y)
+        until(lambda: bool(s.loader.servables[1].is_closed))
+        assert not s.loader.servables[2].is_closed
+        assert s.loader.loads == [1, 2, 3]
+
+
+def test_a_version_that_is_taken_back_serves_until_the_one_before_it_is_loaded() -> None:
+    with stage(1, 2) as s:
+        assert predict(s.server) == (2, Y)
+        s.remove(2)
+        gate = s.loader.hold(1)
+        assert predict(s.server) == (2, Y)
+        gate.wait_until_reached()
+        assert s.server.status(NAME) == [available(2), VersionStatus(1, State.LOADING, Code.OK, "")]
+        with pytest.raises(ModelNotFound):
+            predict(s.server, 2)
+        gate.open()
+        until(lambda: bool(s.loader.servables[2].is_closed))
+        assert predict(s.server) == (1, Y)
+        assert s.server.status(NAME) == [available(1)]
+
+
+def test_a_version_that_is_taken_back_while_it_loads_does_not_serve() -> None:
+    with stage(1) as s:
+        assert predict(s.server) == (1, Y)
+        s.put(2)
+        gate = s.loader.hold(2)
+        assert predict(s.server) == (1, Y)
+        gate.wait_until_reached()
+        s.remove(2)
+        gate.open()
+        until(lambda: 2 in s.loader.servables and bool(s.loader.servables[2].is_closed))
+        assert predict(s.server) == (1, Y)
+        assert s.loader.loads == [1, 2]
+
+
+def test_what_serves_goes_on_if_the_bucket_is_emptied() -> None:
+    with stage(1) as s:
+        assert predict(s.server) == (1, Y)
+        s.remove(1)
+        assert predict(s.server) == (1, Y)
+        assert s.server.status(NAME) == [available(1)]
+        assert s.loader.loads == [1]
+
+
+def test_what_has_just_appeared_is_no_version_yet() -> None:
+    with stage() as s:
+        with pytest.raises(ModelNotFound):
+            predict(s.server)
+        s.storage.blobs["1/model.xml"] = b""
+        s.look()
+        for version in (None, 1):
+            with pytest.raises(LoadPending, match="half_plus_two/1 has only just appeared"):
+                predict(s.server, version)
+        assert s.server.status(NAME) == [VersionStatus(1, State.START, Code.OK, "")]
+        s.list_anew()
+        assert predict(s.server) == (1, Y)
+        assert s.server.status(NAME) == [available(1)]
+
+
+@pytest.mark.parametrize("trouble", [ModelTooLarge("needs 5 bytes"), StorageUnavailable("no route"), BROKEN])
 def test_whatever_is_wrong_with_a_newer_version_the_one_that_serves_goes_on(trouble: ModelCacheError) -> None:
+    with stage(1, policy=Latest(1)) as s:
+        assert predict(s.server) == (1, Y)
+        s.put(2)
+        s.loader.broken[2] = trouble
+        for _ in range(3):
+            assert predict(s.server) == (1, Y)
+        until(lambda: 2 in s.loader.loads)
+        assert predict(s.server) == (1, Y)
+        # Not at every request.
+        assert s.loader.loads == [1, 2]
+        assert s.server.status(NAME)[-1] == available(1)
+
+
+@pytest.mark.parametrize("seconds", [RETRY, -3600])
+def test_a_newer_version_is_tried_again_after_a_while_or_if_the_clock_is_set_back(seconds: float) -> None:
+    with stage(1) as s:
+        assert predict(s.server) == (1, Y)
+        s.put(2)
+        s.loader.broken[2] = StorageUnavailable("no route")
+        assert predict(s.server) == (1, Y)
+        until(lambda: s.server.status(NAME)[0].state == State.END)
+        s.loader.broken.clear()
+        assert predict(s.server) == (1, Y)
+        s.pass_seconds(seconds)
+        until(lambda: predict(s.server) == (2, Y))
+        assert s.loader.loads == [1, 2, 2]
+
+
+def test_of_several_newer_versions_the_best_that_loads_serves() -> None:
     with stage(1) as s:
         assert predict(s.server) == (1, Y)
         s.storage.blobs["2/model.xml"] = b""
-        s.loader.broken[2] = trouble
-        s.pass_seconds(LISTING_TTL)
-        for _ in range(3):
-            assert predict(s.server) == (1, Y)
-        eventually(lambda: 2 in s.loader.loads)
+        s.put(3)
+        s.loader.broken[3] = BROKEN
+        until(lambda: predict(s.server) == (2, Y))
+        assert s.loader.loads == [1, 3, 2]
+
+
+def test_with_the_storage_away_newer_versions_are_not_tried_one_after_the_other() -> None:
+    with stage(1) as s:
         assert predict(s.server) == (1, Y)
-        # Not at every request.
-        assert s.loader.loads.count(2) == 1
+        s.storage.blobs["2/model.xml"] = b""
+        s.put(3)
+        s.loader.broken[3] = StorageUnavailable("no route to host")
+        with nothing_left_behind():
+            assert predict(s.server) == (1, Y)
+        assert s.loader.loads == [1, 3]
+
+
+def test_a_bug_while_a_newer_version_loads_is_logged_and_the_one_that_serves_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with stage(1) as s:
+        assert predict(s.server) == (1, Y)
+        s.put(2)
+        s.loader.broken[2] = ZeroDivisionError("a bug")
+        assert predict(s.server) == (1, Y)
+        until(lambda: "ZeroDivisionError: a bug" in caplog.text)
+        assert predict(s.server) == (1, Y)
+        s.loader.broken.clear()
+        s.pass_seconds(RETRY)
+        until(lambda: predict(s.server) == (2, Y))
+
+
+def test_a_process_without_threads_to_spare_goes_on_with_the_version_it_has() -> None:
+    with stage(1) as s:
+        assert predict(s.server) == (1, Y)
+        s.put(2)
+        with no_more_threads():
+            assert predict(s.server) == (1, Y)
+        s.pass_seconds(RETRY)
+        until(lambda: predict(s.server) == (2, Y))
+
+
+def test_where_both_do_not_fit_the_one_that_serves_leaves_before_the_newer_one_loads() -> None:
+    with stage(1, budget=1) as s, ThreadPoolExecutor(1) as pool:
+        assert predict(s.server) == (1, Y)
+        s.put(2)
+        gate = s.loader.hold(2)
+        assert predict(s.server) == (1, Y)
+        gate.wait_until_reached()
+        assert s.loader.servables[1].is_closed
+        # Who comes now waits, as who comes first does.
+        waiting = pool.submit(predict, s.server)
+        assert s.server.status(NAME, 2) == [VersionStatus(2, State.LOADING, Code.OK, "")]
+        gate.open()
+        assert waiting.result(PATIENCE) == (2, Y)
+        assert s.loader.loads == [1, 2]
+
+
+def test_where_both_do_not_fit_versions_may_come_and_go_as_long_as_they_load() -> None:
+    with stage(1, budget=1) as s:
+        assert predict(s.server) == (1, Y)
+        for _ in range(2):
+            s.put(2)
+            until(lambda: predict(s.server) == (2, Y))
+            s.remove(2)
+            until(lambda: predict(s.server) == (1, Y))
+        assert s.loader.loads == [1, 2, 1, 2, 1]
+
+
+def test_where_both_do_not_fit_the_newer_one_waits_until_the_other_is_released() -> None:
+    with stage(1, budget=1, room_timeout=0.5) as s:
+        with s.server.lease(NAME):
+            s.put(2)
+            assert predict(s.server) == (1, Y)
+            unloading = VersionStatus(1, State.UNLOADING, Code.OK, "")
+            until(lambda: s.server.status(NAME, 1) == [unloading])
+            assert s.loader.loads == [1]
+            assert not s.loader.servables[1].is_closed
+        assert s.loader.servables[1].is_closed
+        until(lambda: predict(s.server) == (2, Y))
+        assert s.loader.loads == [1, 2]
+
+
+@pytest.mark.parametrize("error", [CacheFull("everything on disk is in use"), DiskFull("no space left")])
+def test_room_on_disk_is_made_in_the_same_way(error: ModelCacheError) -> None:
+    with stage(1) as s:
+        assert predict(s.server) == (1, Y)
+        s.put(2)
+        s.loader.broken[2] = error
+        with nothing_left_behind():
+            assert predict(s.server) == (1, Y)
+        # Beside the other, in its place, and back.
+        assert s.loader.loads == [1, 2, 2, 1]
+
+
+def test_who_comes_while_the_one_that_has_served_comes_back_waits_for_that() -> None:
+    with stage(1, budget=1) as s, ThreadPoolExecutor(1) as pool:
+        assert predict(s.server) == (1, Y)
+        s.put(2)
+        s.loader.broken[2] = StorageUnavailable("no route to host")
+        gate = s.loader.hold(1)
+        assert predict(s.server) == (1, Y)
+        gate.wait_until_reached()
+        # So that the other might be tried again.
+        s.pass_seconds(OUTAGE_TTL)
+        waiting = pool.submit(predict, s.server)
+        until(lambda: "loading 2" in repr(s.cache))
+        gate.open()
+        assert waiting.result(PATIENCE) == (1, Y)
+        assert s.loader.loads == [1, 2, 1]
+
+
+def test_nothing_comes_back_to_a_server_that_is_closed() -> None:
+    with stage(1, budget=1) as s, nothing_left_behind():
+        assert predict(s.server) == (1, Y)
+        s.put(2)
+        s.loader.broken[2] = BROKEN
+        gate = s.loader.hold(2)
+        assert predict(s.server) == (1, Y)
+        gate.wait_until_reached()
+        s.server.close()
+        gate.open()
+    assert s.loader.loads == [1, 2]
+
+
+def test_where_both_do_not_fit_the_newer_one_comes_under_any_traffic() -> None:
+    with stage(1, budget=1) as s, ThreadPoolExecutor(4) as pool:
+        assert predict(s.server) == (1, Y)
+        is_over = threading.Event()
+
+        def predict_all_the_time() -> set[int]:
+            versions = set()
+            while not is_over.is_set():
+                with s.server.lease(NAME) as lease:
+                    versions.add(lease.id.version)
+                    if lease.id.version == 2:
+                        is_over.set()
+            return versions
+
+        threads = [pool.submit(predict_all_the_time) for _ in range(4)]
+        s.put(2)
+        assert set().union(*(thread.result(PATIENCE) for thread in threads)) == {1, 2}
+        assert s.loader.loads == [1, 2]
+
+
+def test_where_both_do_not_fit_and_the_newer_one_fails_the_other_comes_back(caplog: pytest.LogCaptureFixture) -> None:
+    with stage(1, budget=1, policy=Latest(1)) as s:
+        assert predict(s.server) == (1, Y)
+        s.put(2)
+        s.loader.broken[2] = BROKEN
+        assert predict(s.server) == (1, Y)
+        until(lambda: s.loader.loads == [1, 2, 1])
+        assert predict(s.server) == (1, Y)
+        # An interruption that is not repeated soon.
+        s.pass_seconds(RETRY_IN_PLACE - 1)
+        assert predict(s.server) == (1, Y)
+        until(lambda: "half_plus_two/2 needs 1 bytes; 1 of 1 are used" in caplog.text)
+        assert predict(s.server) == (1, Y)
+        assert s.loader.loads == [1, 2, 1]
+        s.loader.broken.clear()
+        s.pass_seconds(RETRY)
+        until(lambda: predict(s.server) == (2, Y))
+
+
+def test_what_has_served_comes_back_from_disk_if_nothing_newer_can_be_had() -> None:
+    with stage(1, policy=Latest(1)) as s:
+        assert predict(s.server) == (1, Y)
+        serving = s.repository.candidates()[0]
+        s.put(2)
+        s.cache.retire(serving)
+        s.loader.broken[2] = StorageUnavailable("no route to host")
+        assert predict(s.server) == (1, Y)
+        assert s.loader.loads == [1, 2, 1]
+
+
+def test_new_bytes_under_an_old_number_are_loaded_behind_and_then_serve() -> None:
+    with stage(1) as s:
+        predict(s.server)
+        first: HalfPlusTwo = s.loader.servables[1]
+        s.put(1, b"retrained")
+        gate = s.loader.hold(1)
+        with s.server.lease(NAME) as lease:
+            assert lease.servable is first
+        gate.wait_until_reached()
+        gate.open()
+        until(lambda: bool(first.is_closed))
+        with s.server.lease(NAME) as lease:
+            assert lease.servable is s.loader.servables[1]
+            assert lease.servable is not first
+        assert s.loader.loads == [1, 1]
 
 
 def test_a_version_asked_for_by_number_does_not_become_the_default() -> None:
@@ -259,23 +593,12 @@ def test_a_version_asked_for_by_number_does_not_become_the_default() -> None:
         assert predict(s.server) == (2, Y)
 
 
-def test_a_version_that_is_removed_is_not_found() -> None:
-    with stage(1, 2) as s:
-        assert predict(s.server) == (2, Y)
-        del s.storage.blobs["2/model.xml"]
-        s.pass_seconds(LISTING_TTL)
-        assert predict(s.server) == (1, Y)
-        with pytest.raises(ModelNotFound):
-            predict(s.server, 2)
-
-
-def test_new_bytes_under_an_old_number_are_loaded_anew() -> None:
+def test_a_newer_version_that_somebody_has_asked_for_by_number_serves_from_then_on() -> None:
     with stage(1) as s:
-        predict(s.server)
-        s.storage.blobs["1/model.xml"] = b"retrained"
-        s.pass_seconds(LISTING_TTL)
-        predict(s.server)
-        assert s.loader.loads == [1, 1]
+        assert predict(s.server) == (1, Y)
+        s.put(2)
+        assert predict(s.server, 2) == (2, Y)
+        assert predict(s.server) == (2, Y)
 
 
 def test_a_version_is_loading_until_it_is_available() -> None:
@@ -326,7 +649,7 @@ def test_a_wait_for_a_load_ends_and_the_load_goes_on() -> None:
             with pytest.raises(LoadPending):
                 predict(s.server)
         gate.open()
-        eventually(lambda: s.server.status(NAME) == [available(1)] and predict(s.server) == (1, Y))
+        until(lambda: s.server.status(NAME) == [available(1)] and predict(s.server) == (1, Y))
         assert s.loader.loads == [1]
 
 

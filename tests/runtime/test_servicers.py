@@ -463,9 +463,9 @@ def doubling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServer]:
     """A server of a real model, ``y = x + x`` with x f32 [-1, 1000]."""
     base = tmp_path_factory.mktemp("doubler")
     models.save(models.doubler(shape=(-1, 1000)), base)
-    loader = models.loader(models.files_at(base))
-    cache = ModelCache[ModelVersion, Servable](loader, 1 << 30)
-    server = ModelServer({"doubler": ModelRepository("doubler", LocalStorage(base))}, cache)
+    files = models.files_at(base)
+    cache = ModelCache[ModelVersion, Servable](models.loader(files), 1 << 30)
+    server = ModelServer({"doubler": ModelRepository("doubler", LocalStorage(base))}, cache, files)
     yield server
     server.close()
 

@@ -26,7 +26,10 @@ WANTED: dict[type[Exception], tuple[str, int]] = {
     cache.ModelNotFound: ("NOT_FOUND", 404),
     cache.StorageUnavailable: ("UNAVAILABLE", 503),
     cache.BlobChanged: ("UNAVAILABLE", 503),
+    cache.StorageInterrupted: ("UNAVAILABLE", 503),
+    cache.ClientUnsuitable: ("UNAVAILABLE", 503),
     cache.DiskUnusable: ("UNAVAILABLE", 503),
+    cache.DiskFull: ("RESOURCE_EXHAUSTED", 507),
     cache.LoadFailed: ("FAILED_PRECONDITION", 503),
     cache.ModelTooLarge: ("RESOURCE_EXHAUSTED", 507),
     cache.CacheFull: ("UNAVAILABLE", 503),
@@ -46,7 +49,12 @@ def test_every_error_there_is_has_been_thought_of() -> None:
 
 
 def test_only_the_roots_do_without_a_code_of_their_own() -> None:
-    assert set(WANTED) - set(CODES) == {*ROOTS, cache.BlobChanged}
+    assert set(WANTED) - set(CODES) == {
+        *ROOTS,
+        cache.BlobChanged,
+        cache.StorageInterrupted,
+        cache.ClientUnsuitable,
+    }
 
 
 @pytest.mark.parametrize(("cls", "wanted"), WANTED.items())

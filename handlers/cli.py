@@ -22,7 +22,10 @@ from runtime.errors import InferenceError
 USAGE = 64
 """Exit code for a command line that makes no sense; from sysexits.h, as OpenVINO Model Server has it."""
 FAILED = 1
-_ONE_SHOT_OPTIONS = ("cache_dir", "s3_endpoint", "log_level")
+_STORAGE_OPTIONS = ("s3_endpoint", "storage_client", "storage_anonymous")
+_ONE_SHOT_OPTIONS = ("cache_dir", *_STORAGE_OPTIONS, "log_level")
+_PULL_OPTIONS = (*_ONE_SHOT_OPTIONS, "disk_budget", "ready_marker")
+_CACHE_OPTIONS = ("cache_dir", "disk_budget")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -87,12 +90,41 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("model", help="directory or URL of the model's versions")
     _add_one_shot_options(command)
     command.set_defaults(run=_inspect)
+    command = commands.add_parser("pull", help="fetch models into the cache ahead: for an image, or an init container")
+    command.add_argument("models", nargs="+", metavar="model", help="directory or URL of the model's versions")
+    _add_version_option(command)
+    add_options(command, only=_PULL_OPTIONS)
+    command.set_defaults(run=_pull)
+    _add_cache_commands(commands.add_parser("cache", help="show, check or remove what is in the cache directory"))
     return parser
 
 
+def _add_cache_commands(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(dest="cache_command", required=True, metavar="COMMAND")
+    command = commands.add_parser("ls", help="list the versions, least recently used first")
+    add_options(command, only=_CACHE_OPTIONS)
+    command.set_defaults(run=_cache_ls)
+    command = commands.add_parser("rm", help="remove versions that nobody uses")
+    group = command.add_mutually_exclusive_group(required=True)
+    group.add_argument("--all", action="store_true", help="all of them")
+    group.add_argument("digests", nargs="*", default=[], metavar="digest", help="a version's digest, or its beginning")
+    add_options(command, only=_CACHE_OPTIONS)
+    command.set_defaults(run=_cache_rm)
+    command = commands.add_parser("verify", help="read versions and compare them with what was fetched")
+    command.add_argument(
+        "digests", nargs="*", metavar="digest", help="a version's digest, or its beginning; default all"
+    )
+    add_options(command, only=_CACHE_OPTIONS)
+    command.set_defaults(run=_cache_verify)
+
+
 def _add_one_shot_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--version", type=int, help="number of the version; default: the newest")
+    _add_version_option(parser)
     add_options(parser, only=_ONE_SHOT_OPTIONS)
+
+
+def _add_version_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--version", type=int, help="number of the version; default: the newest")
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -118,12 +150,56 @@ def _inspect(options: argparse.Namespace) -> int:
     return 0
 
 
+def _pull(options: argparse.Namespace) -> int:
+    from handlers.stock import pull
+
+    for model in options.models:
+        print(pull(_settings_of(model, options, _PULL_OPTIONS), options.version), flush=True)
+    return 0
+
+
+def _cache_ls(options: argparse.Namespace) -> int:
+    from handlers.stock import show
+
+    for line in show(_settings(options, _CACHE_OPTIONS)):
+        print(line)
+    return 0
+
+
+def _cache_rm(options: argparse.Namespace) -> int:
+    from handlers.stock import remove
+
+    done = True
+    for is_gone, line in remove(_settings(options, _CACHE_OPTIONS), options.digests, all_of_them=options.all):
+        print(line)
+        done = done and is_gone
+    return 0 if done else FAILED
+
+
+def _cache_verify(options: argparse.Namespace) -> int:
+    from handlers.stock import verify
+
+    done = True
+    for is_whole, line in verify(_settings(options, _CACHE_OPTIONS), options.digests):
+        print(line, flush=True)
+        done = done and is_whole
+    return 0 if done else FAILED
+
+
 def _one_shot_settings(options: argparse.Namespace) -> Settings:
-    # Progress is for servers' logs; here the answer is what is wanted, unless somebody asks for more.
-    given = {name: getattr(options, name) for name in _ONE_SHOT_OPTIONS}
+    return _settings_of(options.model, options, _ONE_SHOT_OPTIONS)
+
+
+def _settings_of(model: str, options: argparse.Namespace, names: Sequence[str]) -> Settings:
     # No name of a model may have a colon, as it would end the name in a URL.
-    name = options.model.rstrip("/").rpartition("/")[2].replace(":", "_") or "model"
-    settings = read_settings({**given, "model_name": name, "model_path": options.model}, {"log_level": "WARNING"})
+    name = model.rstrip("/").rpartition("/")[2].replace(":", "_") or "model"
+    return _settings(options, names, model_name=name, model_path=model)
+
+
+def _settings(options: argparse.Namespace, names: Sequence[str], **others: str) -> Settings:
+    # Progress is for servers' logs; here the answer is what is wanted, unless somebody asks for more.
+    given = {name: getattr(options, name) for name in names}
+    settings = read_settings({**given, **others}, {"log_level": "WARNING"})
     configure_logging(settings.log_level)
     return settings
 

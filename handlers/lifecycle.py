@@ -21,13 +21,16 @@ from typing import NoReturn, Protocol
 from handlers.build import build_server
 from handlers.settings import Settings
 from model_cache.cache import FAILURE_TTL
-from model_cache.errors import BlobChanged, LoadFailed, ModelCacheError
+from model_cache.errors import BlobChanged, LoadFailed, LoadPending, ModelCacheError
 from model_cache.repository import ServableId
 from runtime.server import ModelServer
 
 logger = logging.getLogger(__name__)
 
 START_FAILED = 3
+UPLOAD_TIMEOUT = 120.0
+"""Seconds that a start waits for a model that is being uploaded meanwhile."""
+_UPLOAD_PAUSE = 1.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -77,14 +80,15 @@ def serve(settings: Settings) -> NoReturn:
 def _load(server: ModelServer, name: str, events: queue.SimpleQueue[Event]) -> None:
     """Load the model and report how it went; go on trying if its files are broken, as they may be replaced."""
     reported = ""
-    is_second = False
+    deadline = time.monotonic() + UPLOAD_TIMEOUT
     while True:
         try:
             return events.put(server.start(name))
         except ModelCacheError as exc:
-            if isinstance(exc, BlobChanged) and not is_second:
-                # Somebody was just uploading; it is listed anew.
-                is_second = True
+            if isinstance(exc, (BlobChanged, LoadPending)) and time.monotonic() < deadline:
+                # Somebody is just uploading.
+                logger.info("waiting for %s: %s", name, exc)
+                time.sleep(_UPLOAD_PAUSE)
                 continue
             if not isinstance(exc, LoadFailed) and not reported:
                 return events.put(exc)

@@ -22,6 +22,23 @@ def disk_room(directory: Path) -> int:
     return shutil.disk_usage(existing).free + sum(map(_size, islice(_files(directory), _MANY)))
 
 
+def is_in_memory(directory: Path, root: Path = Path("/")) -> bool:
+    """Return whether what is written to a directory, which need not exist, takes memory, as on a tmpfs.
+
+    Args:
+        root: where ``/proc`` is.
+    """
+    found = PurePosixPath(), ""
+    for line in _read(root / "proc" / "self" / "mountinfo").splitlines():
+        # See proc(5): the mount point is the fifth field, and the type comes after the hyphen.
+        fields, _, rest = line.partition(" - ")
+        point = PurePosixPath(fields.split()[4].replace("\\040", " "))
+        # Of two mounts on one point the later hides the earlier.
+        if directory.absolute().is_relative_to(point) and len(point.parts) >= len(found[0].parts):
+            found = point, rest.partition(" ")[0]
+    return found[1] in ("tmpfs", "ramfs")
+
+
 def memory_room(root: Path = Path("/")) -> int:
     """Return the bytes of memory that the machine has, or that the container may use if these are fewer."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

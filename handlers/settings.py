@@ -15,7 +15,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from model_cache.policy import VersionPolicy, parse_policy
+from model_cache.repository import LISTING_TTL
+from model_cache.storage import StorageOptions
+
 PREFIX = "DECANT_"
+CLIENTS = ("auto", "sdk", "obstore")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -70,6 +75,24 @@ def _level(text: str) -> str:
     return level
 
 
+def _client(text: str) -> str:
+    if text not in CLIENTS:
+        raise ValueError
+    return text
+
+
+def _flag(text: str) -> bool:
+    if text.lower() not in ("true", "false", "1", "0"):
+        raise ValueError
+    return text.lower() in ("true", "1")
+
+
+def _file_name(text: str) -> str:
+    if "/" in text or text in (".", ".."):
+        raise ValueError
+    return text
+
+
 def _endpoint(text: str) -> str:
     # OpenVINO Model Server's S3_ENDPOINT may come without a scheme, and means http then.
     url = text if "://" in text else f"http://{text}"
@@ -94,6 +117,10 @@ BYTES = Kind("a number of bytes, such as 1073741824, 512M or 1.5G", _bytes)
 SECONDS = Kind("a number of seconds", _seconds)
 COUNT = Kind("a whole number above 0", _count)
 LEVEL = Kind(f"one of {', '.join(LOG_LEVELS)}", _level)
+CLIENT = Kind(f"one of {', '.join(CLIENTS)}", _client)
+FLAG = Kind("true or false", _flag)
+FILE_NAME = Kind("a file's name", _file_name)
+POLICY = Kind('{"latest": {"num_versions": 2}}, {"all": {}} or {"specific": {"versions": [1, 3]}}', parse_policy)
 ENDPOINT = Kind("an http:// or https:// URL", _endpoint, _without_user)
 
 
@@ -105,7 +132,21 @@ def option(kind: Kind, default: Any, text: str, *, variables: tuple[str, ...] = 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     model_name: str = option(TEXT, "", "name that clients use for the model")
-    model_path: str = option(TEXT, "", "where its versions are: a directory, file:///dir or s3://bucket/prefix")
+    model_path: str = option(
+        TEXT, "", "where its versions are: a directory, file:///dir, s3://bucket/prefix, gs://… or az://container/…"
+    )
+    model_version_policy: VersionPolicy | None = option(
+        POLICY,
+        None,
+        "which of its versions to serve, as OpenVINO Model Server or TensorFlow Serving has it; default all",
+    )
+    file_system_poll_wait_seconds: float = option(
+        SECONDS, LISTING_TTL, "seconds for which a listing of the versions is believed; 0 for ever"
+    )
+    ready_marker: str = option(
+        FILE_NAME, "", "file that a version must have to be served, such as _SUCCESS; written last by whoever uploads"
+    )
+    load_timeout: float = option(SECONDS, 60.0, "seconds that a request waits for its model before it gets a 503")
     port: int = option(PORT, 8500, "gRPC port; 0 for none")
     rest_port: int = option(PORT, 8501, "REST port; 0 for none", variables=("PORT",))
     grpc_bind_address: str = option(TEXT, "0.0.0.0", "address that gRPC listens on")
@@ -115,7 +156,7 @@ class Settings:
         TEXT, str(Path(tempfile.gettempdir(), f"decant-{os.geteuid()}")), "directory for downloads, made if missing"
     )
     disk_budget: int = option(
-        BYTES, 0, "bytes of downloads to keep; 0 for what the cache directory holds and what is free there"
+        BYTES, 0, "bytes of downloads to keep; 0 for what is free and held there, or less if that disk is memory"
     )
     memory_budget: int = option(
         BYTES, 0, "bytes of loaded models to keep; 0 for 70 percent of the machine's or container's memory"
@@ -134,6 +175,19 @@ class Settings:
         "URL of an S3 server other than Amazon's",
         variables=("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "S3_ENDPOINT"),
     )
+
+    storage_client: str = option(
+        CLIENT, "auto", "what reads s3://, gs:// and az://: obstore, the clouds' SDKs, or whichever is quicker and can"
+    )
+    storage_anonymous: bool = option(FLAG, False, "whether to read s3://, gs:// and az:// without credentials")
+
+    def storage_options(self) -> StorageOptions:
+        return StorageOptions(
+            s3_endpoint=self.s3_endpoint,
+            client=self.storage_client,
+            is_anonymous=self.storage_anonymous,
+            environ=dict(os.environ),
+        )
 
     def require_model(self) -> None:
         for name in ("model_name", "model_path"):
@@ -155,11 +209,14 @@ def add_options(parser: argparse.ArgumentParser, *, only: Collection[str] = ()) 
         if only and setting.name not in only:
             continue
         variables = ", ".join((_variable(setting.name), *setting.metadata["variables"]))
-        default = "" if setting.default in ("", 0) else f"; default {setting.default}"
+        default = "" if setting.default in ("", 0, None) else f"; default {setting.default}"
         parser.add_argument(
             *dict.fromkeys((f"--{setting.name}", f"--{setting.name.replace('_', '-')}")),
             dest=setting.name,
             metavar=setting.name.rpartition("_")[2].upper(),
+            # OpenVINO Model Server's switches need no value.
+            nargs="?" if setting.metadata["kind"] is FLAG else None,
+            const="true" if setting.metadata["kind"] is FLAG else None,
             help=f"{setting.metadata['help']} [{variables}{default}]",
         )
 
@@ -180,6 +237,11 @@ def read_settings(flags: Mapping[str, str | None], defaults: Mapping[str, Any] |
         if text:
             values[setting.name] = _parse(setting, source, text)
     return Settings(**values)
+
+
+def is_on_cloud_run() -> bool:
+    """Whether whatever is written to disk takes memory, which cannot be told there by looking at the disk."""
+    return "K_SERVICE" in os.environ
 
 
 def _settings() -> Iterator[Field[Any]]:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
+import pty
 import signal
 import socket
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import DIGITS
 from tests.servers.decant import decant_serve
+from tests.servers.fault_proxy import FaultProxy
 from tests.servers.processes import clean_environment
 from tests.servers.seaweedfs import SeaweedFS
 
@@ -66,7 +71,15 @@ def test_predict_asks_a_server(tmp_path: Path) -> None:
         (["predict", DIGITS, "no.json"], 64, "cannot read the request no.json: No such file or directory"),
         (["predict", DIGITS, SEVEN, "--version", "2"], 1, "Specific(digits, 2)"),
         (["predict", DIGITS, DIGITS / "seven.png"], 1, "JSON Parse error"),
-        (["predict", "gs://x/y", SEVEN], 64, "cannot read models from 'gs://x/y'"),
+        (["predict", "ftp://x/y", SEVEN], 64, "cannot read models from 'ftp://x/y'; want a path, file:///path, s3://"),
+        (["pull", "s3://"], 64, "names no bucket"),
+        (["pull", DIGITS / "1"], 1, "no directory named by a number"),
+        (["pull", DIGITS, "--version", "2"], 1, "Specific(digits, 2)"),
+        (["pull"], 64, "the following arguments are required: model"),
+        (["cache"], 64, "the following arguments are required: COMMAND"),
+        (["cache", "rm"], 64, "one of the arguments"),
+        (["cache", "rm", "--cache_dir", "nowhere", "abc"], 64, "'abc' is the beginning of 0 digests in the cache"),
+        (["cache", "verify", "--cache_dir", "nowhere", "abc"], 64, "'abc' is the beginning of 0 digests in the cache"),
         (["predict", "http://[/", SEVEN], 64, "cannot ask http://[: "),
         (
             ["predict", "http://127.0.0.1:999999999999999999999999999999/v1/models/m", SEVEN],
@@ -212,6 +225,79 @@ def test_inspect_and_predict_read_from_a_bucket(s3: SeaweedFS, tmp_path: Path) -
     assert b"input  image: DT_FLOAT [-1, 8, 8]" in shown.stdout
     done = decant("predict", "s3://models/digits/", SEVEN, "--cache_dir", tmp_path / "cache", env=env)
     assert digits_in(done.stdout) == [7]
+
+
+def test_pull_fills_a_cache_that_is_then_shown_checked_used_and_emptied(s3: SeaweedFS, tmp_path: Path) -> None:
+    env = {**s3.reader.env(), "DECANT_CACHE_DIR": str(tmp_path / "cache")}
+    size = sum(path.stat().st_size for path in (DIGITS / "1").iterdir())
+
+    pulled = decant("pull", "s3://models/digits", env=env)
+    assert (pulled.returncode, pulled.stderr) == (0, b"")
+    (directory,) = (tmp_path / "cache").iterdir()
+    assert pulled.stdout.decode().startswith(f"digits/1: {size} bytes in {directory}, fetched in ")
+    assert decant("pull", "s3://models/digits", env=env).stdout.endswith(b"there already\n")
+
+    listed, summary = decant("cache", "ls", env=env).stdout.decode().splitlines()
+    digest, state, listed_size, _, title = listed.split(maxsplit=4)
+    assert (directory.name[:12], "complete", str(size), "digits/1 from s3://models/digits") == (
+        *(digest, state, listed_size, title),
+    )
+    assert summary.startswith(f"{size} bytes are used of ")
+
+    # What is cached is used, by servers and by other commands: the bucket is only listed.
+    with FaultProxy(s3.endpoint) as proxy:
+        reader = replace(s3.reader, endpoint=proxy.url)
+        done = decant("predict", "s3://models/digits", SEVEN, env={**env, **reader.env()})
+        assert digits_in(done.stdout) == [7]
+        assert proxy.count("GET", r"model\.(xml|bin)") == 0
+
+    verified = decant("cache", "verify", env=env)
+    assert (verified.returncode, verified.stdout.decode().split()[-1]) == (0, "ok")
+    weights = directory / "model.bin"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    verified = decant("cache", "verify", digest, env=env)
+    assert (verified.returncode, verified.stdout.decode().rstrip().endswith("damaged: model.bin")) == (1, True)
+
+    removed = decant("cache", "rm", digest[:5], env=env)
+    assert (removed.returncode, removed.stdout.decode().split()[-1]) == (0, "removed")
+    assert decant("cache", "ls", env=env).stdout.decode().startswith("0 bytes are used of ")
+
+
+def test_what_a_server_uses_is_not_removed(s3: SeaweedFS, tmp_path: Path) -> None:
+    flags = ["--model_name", "digits", "--model_path", "s3://models/digits", "--cache_dir", str(tmp_path / "cache")]
+    with decant_serve(tmp_path, *flags, env=s3.reader.env(), without_grpc=True):
+        done = decant("cache", "rm", "--all", "--cache_dir", tmp_path / "cache")
+        assert (done.returncode, done.stdout.decode().rstrip().endswith("left, as it is in use")) == (1, True)
+    done = decant("cache", "rm", "--all", "--cache_dir", tmp_path / "cache")
+    assert (done.returncode, done.stdout.decode().rstrip().endswith("removed")) == (0, True)
+
+
+def test_several_models_are_pulled_one_after_the_other(s3: SeaweedFS, tmp_path: Path) -> None:
+    done = decant("pull", "s3://models/digits", DIGITS, "--cache_dir", tmp_path / "cache", env=s3.reader.env())
+    fetched, in_place = done.stdout.decode().splitlines()
+    assert fetched.startswith("digits/1: ")
+    assert in_place.endswith(f" in {DIGITS}/1, read in place")
+
+
+def test_a_person_sees_how_far_a_download_is(s3: SeaweedFS, tmp_path: Path) -> None:
+    """On a terminal there is a bar, which is gone when the download is done; elsewhere there is none."""
+    theirs, ours = pty.openpty()
+    termios.tcsetwinsize(ours, (24, 80))
+    argv = [sys.executable, "-m", "handlers.cli", "pull", "s3://models/digits", "--cache_dir", str(tmp_path / "cache")]
+    env = clean_environment(s3.reader.env())
+    with (
+        os.fdopen(theirs, "rb", buffering=0) as screen,
+        subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=ours, env=env) as process,
+    ):
+        os.close(ours)
+        shown = b""
+        # The end of a terminal is an error.
+        with contextlib.suppress(OSError):
+            while piece := screen.read(4096):
+                shown += piece
+    assert process.returncode == 0
+    assert shown.startswith(b"\rdigits/1:   0%|")
+    assert shown.rpartition(b"\r")[0].endswith(b" ")
 
 
 def test_the_version_is_ours_and_openvinos() -> None:

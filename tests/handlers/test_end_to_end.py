@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import socket
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.conftest import DIGITS
-from tests.servers.decant import Decant, decant_serve
+from tests.fakes import until
+from tests.servers.decant import decant_serve
 from tests.servers.fault_proxy import ACCESS_DENIED, INTERNAL_ERROR, Before, Cut, FaultProxy, on
 from tests.servers.lambda_emulator import lambda_emulator
 from tests.servers.lambda_events import EVENT_BUILDERS, function_url, response_body
@@ -151,7 +151,8 @@ def test_no_network_fails_the_start_in_one_line(s3: SeaweedFS, tmp_path: Path) -
     with decant_serve(tmp_path, *model_flags(), env=env, wait=False) as server:
         assert server.process.wait(30) == 3
     (line,) = server.log().splitlines()
-    assert "cannot list s3://models/digits: Could not connect to the endpoint URL" in line
+    assert "cannot list s3://models/digits: " in line
+    assert "Connection refused" in line
 
 
 def test_an_object_that_may_not_be_read_fails_the_start_with_its_key(s3: SeaweedFS, tmp_path: Path) -> None:
@@ -177,13 +178,14 @@ def test_a_download_cut_in_the_middle_is_tried_again_and_never_half_served(s3: S
     assert (version / "model.bin").read_bytes() == (DIGITS / "1" / "model.bin").read_bytes()
 
 
-def test_a_download_that_is_always_cut_fails_and_leaves_nothing(s3: SeaweedFS, tmp_path: Path) -> None:
+def test_a_download_that_is_always_cut_fails_and_leaves_nothing_that_looks_whole(s3: SeaweedFS, tmp_path: Path) -> None:
     with FaultProxy(s3.endpoint) as proxy:
-        proxy.use(on(Cut(after=10_000), path=r"model\.bin"))
+        proxy.use(on(Cut(after=0), path=r"model\.bin"))
         env = dataclasses.replace(s3.reader, endpoint=proxy.url).env()
         with decant_serve(tmp_path, *model_flags(), env=env, wait=False) as server:
             assert server.process.wait(60) == 3
-    assert list((tmp_path / "cache").iterdir()) == []
+    # What has come of the other file is there for the next to go on with.
+    assert [path.name[:9] for path in (tmp_path / "cache").iterdir()] == [".partial-"]
     assert "cannot fetch s3://models/digits/1/model.bin" in server.log()
 
 
@@ -193,7 +195,7 @@ def test_a_version_that_cannot_be_fetched_while_serving_is_a_503_and_can_be_had_
     s3.put_tree("models", "two/1", DIGITS / "1")
     s3.put_tree("models", "two/2", DIGITS / "1")
     # Other bytes than version 2's, or what is on disk for that would do.
-    s3.client().put_object(Bucket="models", Key="two/1/notes.txt", Body=b"the first one")
+    s3.client().put_object(Bucket="models", Key="two/1/mapping_config.json", Body=b"{}")
     with FaultProxy(s3.endpoint) as proxy:
         env = dataclasses.replace(s3.reader, endpoint=proxy.url).env()
         with decant_serve(tmp_path, *model_flags("s3://models/two"), env=env) as server:
@@ -207,7 +209,8 @@ def test_a_version_that_cannot_be_fetched_while_serving_is_a_503_and_can_be_had_
             # What is loaded does not care.
             assert server.post(PREDICT, SEVEN).status == 200
             proxy.use()
-            assert server.post("/v1/models/digits/versions/1:predict", SEVEN).status == 200
+            # That it could not be had is remembered for two seconds.
+            until(lambda: server.post("/v1/models/digits/versions/1:predict", SEVEN).status == 200)
 
 
 def test_a_corrupt_newest_version_is_told_of_and_the_one_before_serves(s3: SeaweedFS, tmp_path: Path) -> None:
@@ -265,28 +268,34 @@ def test_an_object_that_changes_while_it_is_first_fetched_is_listed_anew(s3: Sea
         upload = Before(lambda: s3.client().put_object(Bucket="models", Key="moving/1/model.xml", Body=xml))
         proxy.use(on(upload, "GET", r"model\.xml", nth=1))
         env = dataclasses.replace(s3.reader, endpoint=proxy.url).env()
-        with decant_serve(tmp_path, *model_flags("s3://models/moving"), env=env) as server:
+        # Uploads have to settle for as long as a listing is believed.
+        flags = [*model_flags("s3://models/moving"), "--file_system_poll_wait_seconds", "1"]
+        with decant_serve(tmp_path, *flags, env=env) as server:
             assert server.post(PREDICT, SEVEN).body["predictions"][0]["digit"] == 7
     (version,) = (tmp_path / "cache").iterdir()
     assert (version / "model.xml").read_bytes() == xml
 
 
-def test_two_servers_share_a_cache_directory_that_holds_one_model(s3: SeaweedFS, tmp_path: Path) -> None:
-    s3.put_tree("models", "pair/1", DIGITS / "1")
-    s3.put_tree("models", "pair/2", DIGITS / "1")
-    s3.client().put_object(Bucket="models", Key="pair/2/notes.txt", Body=b"the second one")
-    # Room for one version at a time, on disk and in memory, so that each request evicts.
-    flags = [*model_flags("s3://models/pair"), "--disk_budget", "50K", "--memory_budget", "17M"]
-    flags += ["--cache_dir", str(tmp_path / "cache")]
-    with (
-        decant_serve(tmp_path / "a", *flags, env=s3.reader.env(), without_grpc=True) as first,
-        decant_serve(tmp_path / "b", *flags, env=s3.reader.env(), without_grpc=True) as second,
-        ThreadPoolExecutor(2) as clients,
-    ):
-
-        def ask(server: Decant) -> list[int]:
-            paths = [f"/v1/models/digits/versions/{1 + i % 2}:predict" for i in range(30)]
-            return [server.post(path, SEVEN).status for path in paths]
-
-        answers = [answer for statuses in clients.map(ask, (first, second)) for answer in statuses]
-    assert answers == [200] * 60
+def test_two_servers_share_a_cache_directory_and_neither_removes_what_the_other_uses(
+    s3: SeaweedFS, tmp_path: Path
+) -> None:
+    for version in ("1", "2"):
+        s3.put_tree("models", f"two-servers/{version}", DIGITS / "1")
+        s3.client().put_object(Bucket="models", Key=f"two-servers/{version}/mapping_config.json", Body=version.encode())
+    # Room for one version.
+    flags = [*model_flags("s3://models/two-servers"), "--disk_budget", "50K", "--cache_dir", str(tmp_path / "cache")]
+    with FaultProxy(s3.endpoint) as proxy:
+        env = dataclasses.replace(s3.reader, endpoint=proxy.url).env()
+        with decant_serve(tmp_path / "a", *flags, env=env, without_grpc=True) as first:
+            with decant_serve(tmp_path / "b", *flags, env=env, without_grpc=True) as second:
+                assert [server.post(PREDICT, SEVEN).status for server in (first, second)] == [200, 200]
+                assert proxy.count("GET", r"model\.bin") == 1
+                reply = first.post("/v1/models/digits/versions/1:predict", SEVEN)
+                assert reply.status == 503
+                assert "bytes of disk" in reply.body["error"]
+                # The first has let go of it, to no avail, and has it back at once: it is still there.
+                assert [server.post(PREDICT, SEVEN).status for server in (first, second)] == [200, 200]
+                assert proxy.count("GET", r"model\.bin") == 1
+                assert second.terminate() == 0
+            assert first.post("/v1/models/digits/versions/1:predict", SEVEN).status == 200
+            assert proxy.count("GET", r"model\.bin") == 2

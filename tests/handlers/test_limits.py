@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from handlers.limits import disk_room, memory_limit, memory_room
+from handlers.limits import disk_room, is_in_memory, memory_limit, memory_room
 
 V1_NO_LIMIT = "9223372036854771712\n"
 TIB = 1 << 40
@@ -111,3 +111,33 @@ def test_links_and_other_oddities_hold_nothing(tmp_path: Path) -> None:
     (cache / "dangling").symlink_to("nowhere")
     os.mkfifo(cache / "pipe")
     assert disk_room(cache) - before < TIB / 2
+
+
+MOUNTS = """\
+21 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
+22 21 0:20 / /tmp rw,nosuid - tmpfs tmpfs rw
+23 22 254:0 /models /tmp/real rw - ext4 /dev/vda rw
+24 21 0:21 / /mnt/two\\040words rw shared:2 master:1 - tmpfs tmpfs rw
+25 21 254:1 / /hidden rw - ext4 /dev/vdb rw
+26 25 0:22 / /hidden rw - tmpfs tmpfs rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("directory", "want"),
+    [
+        ("/var/cache", False),
+        ("/tmp", True),
+        ("/tmp/decant/not/there", True),
+        ("/tmpfiles", False),
+        ("/tmp/real/cache", False),
+        ("/mnt/two words/cache", True),
+        ("/hidden/cache", True),
+    ],
+)
+def test_a_disk_that_is_memory_is_told_by_its_mount(directory: str, want: bool, tmp_path: Path) -> None:
+    assert is_in_memory(Path(directory), tree(tmp_path, {"proc/self/mountinfo": MOUNTS})) is want
+
+
+def test_without_proc_a_disk_is_a_disk(tmp_path: Path) -> None:
+    assert not is_in_memory(tmp_path, tmp_path)

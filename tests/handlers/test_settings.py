@@ -5,7 +5,8 @@ from dataclasses import asdict, fields
 
 import pytest
 
-from handlers.settings import Settings, SettingsError, add_options, read_settings
+from handlers.settings import Settings, SettingsError, add_options, is_on_cloud_run, read_settings
+from model_cache.policy import Latest
 
 
 def parse(*flags: str) -> Settings:
@@ -20,6 +21,10 @@ def test_the_promised_defaults() -> None:
     assert defaults == {
         "model_name": "",
         "model_path": "",
+        "model_version_policy": None,
+        "file_system_poll_wait_seconds": 10.0,
+        "ready_marker": "",
+        "load_timeout": 60.0,
         "port": 8500,
         "rest_port": 8501,
         "grpc_bind_address": "0.0.0.0",
@@ -31,6 +36,8 @@ def test_the_promised_defaults() -> None:
         "max_in_flight": 256,
         "shutdown_timeout": 8.0,
         "s3_endpoint": "",
+        "storage_client": "auto",
+        "storage_anonymous": False,
     }
 
 
@@ -44,6 +51,12 @@ VALUES = {
     "max_in_flight": ("7", 7),
     "shutdown_timeout": ("2.5", 2.5),
     "s3_endpoint": ("minio:9000", "http://minio:9000"),
+    "model_version_policy": ('{"latest": {"num_versions": 2}}', Latest(2)),
+    "file_system_poll_wait_seconds": ("1", 1.0),
+    "ready_marker": ("_SUCCESS", "_SUCCESS"),
+    "load_timeout": ("90", 90.0),
+    "storage_client": ("sdk", "sdk"),
+    "storage_anonymous": ("true", True),
 }
 
 
@@ -97,6 +110,10 @@ def test_the_s3_endpoint_has_the_names_of_the_sdk_and_of_ovms(
         (["--max_body_size", "1e400"], "--max_body_size is '1e400'; want a number of bytes"),
         (["--max_in_flight", "0"], "--max_in_flight is '0'; want a whole number above 0"),
         (["--shutdown_timeout", "nan"], "--shutdown_timeout is 'nan'; want a number of seconds"),
+        (["--storage_client", "curl"], "--storage_client is 'curl'; want one of auto, sdk, obstore"),
+        (["--storage_anonymous", "perhaps"], "--storage_anonymous is 'perhaps'; want true or false"),
+        (["--ready_marker", "a/b"], "--ready_marker is 'a/b'; want a file's name"),
+        (["--model_version_policy", "newest"], "--model_version_policy is 'newest'; want {"),
         (["--s3_endpoint", "ftp://x"], "--s3_endpoint is 'ftp://x'; want an http:// or https:// URL"),
         (["--s3_endpoint", "http://["], "--s3_endpoint is 'http://['; want an http:// or https:// URL"),
         (["--s3_endpoint", "https:///x"], "--s3_endpoint is 'https:///x'; want an http:// or https:// URL"),
@@ -127,6 +144,27 @@ def test_ports_matter_only_to_who_needs_them(ports: tuple[str, str], message: st
 @pytest.mark.parametrize("ports", [("0", "8501"), ("8500", "0"), ("8500", "8501")])
 def test_one_port_is_enough(ports: tuple[str, str]) -> None:
     parse("--port", ports[0], "--rest_port", ports[1]).require_ports()
+
+
+def test_a_switch_needs_no_value() -> None:
+    assert parse("--storage_anonymous").storage_anonymous
+    assert not parse("--storage_anonymous", "0").storage_anonymous
+
+
+def test_storages_are_told_what_is_set_and_what_the_environment_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT", "somebody")
+    options = parse(
+        "--s3_endpoint", "minio:9000", "--storage_client", "obstore", "--storage_anonymous"
+    ).storage_options()
+    assert (options.s3_endpoint, options.client, options.is_anonymous) == ("http://minio:9000", "obstore", True)
+    assert options.environ["AZURE_STORAGE_ACCOUNT"] == "somebody"
+
+
+def test_cloud_run_is_known_by_the_variable_it_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("K_SERVICE", raising=False)
+    assert not is_on_cloud_run()
+    monkeypatch.setenv("K_SERVICE", "digits")
+    assert is_on_cloud_run()
 
 
 @pytest.mark.parametrize("level", ["TRACE", "trace"])

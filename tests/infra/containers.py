@@ -42,13 +42,15 @@ events_logger = "file"
 GZIP = ("--dest-compress", "--dest-compress-format=gzip")
 
 # What the strictest platforms leave a container: nothing to write to but /tmp, no privilege, a memory limit.
+MEMORY = 512 << 20
+TMPFS = 64 << 20
 CONFINED = (
     "--read-only",
-    "--tmpfs=/tmp:size=64m,mode=1777",
+    f"--tmpfs=/tmp:size={TMPFS},mode=1777",
     "--cap-drop=all",
     "--security-opt=no-new-privileges",
-    "--memory=512m",
-    "--memory-swap=512m",
+    f"--memory={MEMORY}",
+    f"--memory-swap={MEMORY}",
 )
 
 

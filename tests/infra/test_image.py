@@ -96,6 +96,15 @@ def test_only_tmp_can_be_written_to(server: Server) -> None:
     assert "Read-only file system" in server.container.execute("touch", "/opt/decant/file").stderr
 
 
+def test_its_budgets_are_what_the_container_may_have(server: Server) -> None:
+    found = server.decant.get("/v1/cache").body
+    # 70 percent of the memory, of which the disk, a tmpfs, may take 30.
+    assert found["memory"]["budget"] == pytest.approx(0.4 * containers.MEMORY, abs=2)
+    assert found["disk"]["budget"] == pytest.approx(min(0.3 * containers.MEMORY, containers.TMPFS), abs=2)
+    # Measured, so less than the upper bound that the load was admitted with.
+    assert 0 < found["memory"]["used"] < 20 << 20
+
+
 def test_the_health_check_finds_the_server_by_its_flags(server: Server, image: str) -> None:
     inspected = json.loads(containers.podman("image", "inspect", image).stdout)
     kind, *command = inspected[0]["Healthcheck"]["Test"]
@@ -192,7 +201,8 @@ def test_of_openvino_the_cpu_and_the_formats_that_need_no_framework_stay(invento
 # Compiled parts are imported, so that a library that was dropped too many shows. Each SDK builds a client.
 EVERYTHING = """
 import awslambdaric.bootstrap, boto3, fastapi, grpc, grpc_health.v1.health, httptools, mangum, ml_dtypes, orjson
-import runtime_client, simdjson, uvicorn, uvloop, azure.storage.blob, google.cloud.storage, google_crc32c
+import runtime_client, simdjson, tqdm, uvicorn, uvloop, azure.identity, azure.storage.blob, google.cloud.storage
+import google_crc32c, obstore.store
 import numpy as np, openvino as ov
 from openvino import opset13 as ops
 fronts = sorted(ov.frontend.FrontEndManager().get_available_front_ends())

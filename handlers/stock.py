@@ -1,0 +1,88 @@
+"""What the command line does with the disk cache: fill it ahead, and show, check or remove what is in it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator
+
+from handlers.build import open_disk_cache, open_repository
+from handlers.settings import Settings, SettingsError
+from model_cache.disk import Entry
+from model_cache.errors import ModelNotFound
+
+SHOWN = 12
+"""Digits of a digest that are shown, and are enough to name it."""
+
+
+def pull(settings: Settings, version: int | None) -> str:
+    """Fetch one version of a model, or the newest, into the cache; return a line that says what was done.
+
+    Raises:
+        ModelCacheError: it cannot be had or kept.
+    """
+    repository = open_repository(settings)
+    found = repository.find(version) if version is not None else next(iter(repository.candidates()), None)
+    if found is None:
+        raise ModelNotFound(f"no directory named by a number in {repository}")
+    # Waits until it is on the disk itself: images and volumes are made of what is there.
+    with open_disk_cache(settings, is_durable=True).lease(found) as files:
+        what = f"{found}: {found.size} bytes"
+        if found.storage.in_place:
+            return f"{what} in {files.directory}, read in place"
+        if files.fetched is None:
+            return f"{what} in {files.directory}, there already"
+        return f"{what} in {files.directory}, fetched in {files.fetched.seconds:.2f} s"
+
+
+def show(settings: Settings) -> Iterator[str]:
+    """Yield a line about each version in the cache, and one about all."""
+    cache = open_disk_cache(settings)
+    for entry in cache.entries():
+        used = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(entry.last_used))
+        state = "complete" if entry.is_complete else "partial"
+        yield f"{entry.digest[:SHOWN]}  {state:8}  {entry.size:>13}  {used}  {_title(entry)}"
+    usage = cache.usage()
+    yield f"{usage.used} bytes are used of {usage.budget}; {usage.free} are free on the disk"
+
+
+def remove(settings: Settings, digests: Collection[str], *, all_of_them: bool = False) -> Iterator[tuple[bool, str]]:
+    """Remove versions that nobody uses, and yield for each whether it is gone and a line about it.
+
+    Raises:
+        SettingsError: a digest names none of them, or more than one.
+    """
+    cache = open_disk_cache(settings)
+    for entry in _chosen(cache.entries(), digests, all_of_them):
+        is_gone = cache.remove(entry)
+        yield is_gone, f"{entry.digest[:SHOWN]}  {_title(entry)}  {'removed' if is_gone else 'left, as it is in use'}"
+
+
+def verify(settings: Settings, digests: Collection[str]) -> Iterator[tuple[bool, str]]:
+    """Read complete versions, all or those named, and yield for each whether it is whole and a line about it.
+
+    Raises:
+        SettingsError: a digest names none of them, or more than one.
+    """
+    cache = open_disk_cache(settings)
+    for entry in _chosen([entry for entry in cache.entries() if entry.is_complete], digests, not digests):
+        damaged = cache.damaged(entry)
+        found = f"damaged: {', '.join(damaged[:10])}" if damaged else "ok"
+        yield not damaged, f"{entry.digest[:SHOWN]}  {_title(entry)}  {found}"
+
+
+def _chosen(entries: list[Entry], digests: Collection[str], all_of_them: bool) -> list[Entry]:
+    if all_of_them:
+        return entries
+    return [_named(entries, digest) for digest in digests]
+
+
+def _named(entries: list[Entry], digest: str) -> Entry:
+    found = [entry for entry in entries if entry.digest.startswith(digest)]
+    if len(found) != 1:
+        raise SettingsError(f"{digest!r} is the beginning of {len(found)} digests in the cache; want one")
+    return found[0]
+
+
+def _title(entry: Entry) -> str:
+    manifest = entry.manifest
+    return f"{manifest.model}/{manifest.version} from {manifest.source}" if manifest else "(no manifest yet)"

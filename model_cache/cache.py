@@ -51,7 +51,7 @@ REMEMBERED: Mapping[type[ModelCacheError], float] = {
     DiskUnusable: OUTAGE_TTL,
     # What was listed has changed; listed anew it is another key, and good for all that is known.
     BlobChanged: 0.0,
-    # Found out before the first byte, and there may be room the next moment.
+    # Found out before the first byte, at no cost.
     DiskFull: 0.0,
 }
 """Seconds for which a failed load is not tried again, by its error or the nearest base of it.
@@ -440,12 +440,13 @@ class ModelCache(Generic[K, T]):
     def _make(self, key: K) -> T:
         """Load; as long as the loader finds no room for it, let go of what is idle, one after the other.
 
-        What is in the cache may hold more than its bytes: a model holds its files on disk.
+        What is in the cache may hold more than its bytes: a model holds its files on disk. A disk that is full all the
+        same is another matter.
         """
         while True:
             try:
                 return self._loader.load(key)
-            except (CacheFull, DiskFull):
+            except CacheFull:
                 with self._lock:
                     victims = self._begin_close(self._idle(1))
                     self._call_queue()

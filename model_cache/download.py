@@ -1,6 +1,6 @@
 """A version's files on their way from a storage into a directory: in parts, several at once, straight into place.
 
-What has arrived is kept account of in a journal, with its CRC-32, so that a later download into the same directory
+What has arrived is kept account of in a journal, with its CRC-32C, so that a later download into the same directory
 goes on where this one was cut off, by an error or by the end of the process.
 """
 
@@ -14,12 +14,13 @@ import os
 import random
 import threading
 import time
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol
+
+import google_crc32c
 
 from model_cache.errors import LoadFailed, StorageInterrupted, StorageUnavailable
 from model_cache.repository import ModelVersion
@@ -57,7 +58,7 @@ class Span(NamedTuple):
 
     start: int
     stop: int
-    crc32: int
+    crc32c: int
 
 
 class _Part(NamedTuple):
@@ -362,8 +363,8 @@ class _PartProgress:
         Raises:
             StorageUnavailable: the part has taken too long.
         """
-        start, stop, crc32 = self._fresh
-        self._fresh = Span(start, stop + len(piece), zlib.crc32(piece, crc32))
+        start, stop, crc32c = self._fresh
+        self._fresh = Span(start, stop + len(piece), _extend(crc32c, piece))
         now = time.monotonic()
         # While a platform has the process frozen the clock goes on, and nobody is to blame.
         self._spent += min(now - self._last, _MOST_PER_PIECE)
@@ -387,17 +388,17 @@ def read_journal(directory: Path) -> dict[PurePosixPath, list[Span]]:
     arrived: dict[PurePosixPath, list[Span]] = {}
     with suppress(FileNotFoundError):
         for line in (directory / JOURNAL).read_bytes().splitlines():
-            # A line that was cut off has fewer fields, or digits; what its CRC-32 does not fit is not used.
+            # A line that was cut off has fewer fields, or digits; what its CRC-32C does not fit is not used.
             fields = line.decode(errors="replace").split(" ", 3)
             if len(fields) == 4 and all(field.isdecimal() and len(field) < _MAX_DIGITS for field in fields[:3]):
-                start, stop, crc32 = map(int, fields[:3])
-                arrived.setdefault(PurePosixPath(fields[3]), []).append(Span(start, stop, crc32))
+                start, stop, crc32c = map(int, fields[:3])
+                arrived.setdefault(PurePosixPath(fields[3]), []).append(Span(start, stop, crc32c))
     return arrived
 
 
 def is_intact(path: Path, span: Span) -> bool:
     """Whether a file's bytes are those that arrived."""
-    crc32, position = 0, span.start
+    crc32c, position = 0, span.start
     try:
         with path.open("rb", buffering=0) as file:
             file.seek(position)
@@ -405,16 +406,16 @@ def is_intact(path: Path, span: Span) -> bool:
                 data = file.read(min(_READ, span.stop - position))
                 if not data:
                     return False
-                crc32 = zlib.crc32(data, crc32)
+                crc32c = _extend(crc32c, data)
                 position += len(data)
     # Somebody tidies up, or removes it as damaged.
     except (FileNotFoundError, NotADirectoryError):
         return False
-    return crc32 == span.crc32
+    return crc32c == span.crc32c
 
 
 def _append_journal(directory: Path, path: PurePosixPath, span: Span) -> None:
-    line = f"{span.start} {span.stop} {span.crc32} {path}\n".encode()
+    line = f"{span.start} {span.stop} {span.crc32c} {path}\n".encode()
     journal = os.open(directory / JOURNAL, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         _write_all(journal, line)
@@ -470,26 +471,22 @@ def _checksum(blob: Blob) -> _Checksum | None:
     if kind == "md5":
         return hashlib.md5(usedforsecurity=False)
     if kind == "crc32c":
-        return _crc32c()
+        return _Crc32c()
     return None
 
 
-def _crc32c() -> _Checksum | None:
-    try:
-        # It comes with the SDK of the only store that offers it.
-        import google_crc32c
-    except ImportError:
-        return None
-    return _Crc32c(google_crc32c.extend)
+def _extend(crc32c: int, piece: bytes | memoryview) -> int:
+    # It takes nothing else.
+    extended: int = google_crc32c.extend(crc32c, bytes(piece))
+    return extended
 
 
 class _Crc32c:
-    def __init__(self, extend: Callable[[int, bytes], int]) -> None:
-        self._extend = extend
+    def __init__(self) -> None:
         self._value = 0
 
     def update(self, data: bytes) -> None:
-        self._value = self._extend(self._value, data)
+        self._value = _extend(self._value, data)
 
     def hexdigest(self) -> str:
         return f"{self._value:08x}"

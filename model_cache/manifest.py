@@ -1,4 +1,4 @@
-"""What lies beside a version's files on disk and says what they are: which model's, from where, and their CRC-32s."""
+"""What lies beside a version's files on disk and says what they are: which model's, from where, and their CRC-32Cs."""
 
 from __future__ import annotations
 

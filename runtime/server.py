@@ -21,7 +21,6 @@ from model_cache.disk import DiskCache
 from model_cache.errors import (
     BlobChanged,
     CacheFull,
-    DiskFull,
     LoadFailed,
     LoadPending,
     ModelCacheError,
@@ -309,7 +308,7 @@ class ModelServer:
             # Held, as otherwise it may be what has to leave for it.
             with self._cache.lease(serving):
                 return self._load(version)
-        except (CacheFull, DiskFull):
+        except CacheFull:
             with self._lock:
                 if not self._is_due(version, RETRY_IN_PLACE):
                     raise

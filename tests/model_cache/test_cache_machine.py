@@ -188,7 +188,7 @@ class CacheMachine(RuleBasedStateMachine):
             if broken := self.loader.load_errors.get(key):
                 assert isinstance(broken, ModelCacheError)
                 # What is idle may be what takes the room that the loader has found none of.
-                self._evict_until(0 if isinstance(broken, (CacheFull, DiskFull)) else BUDGET)
+                self._evict_until(0 if isinstance(broken, CacheFull) else BUDGET)
                 self.failures[key] = type(broken), self.clock.now
                 return type(broken)
             self.failures.pop(key, None)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import threading
-import zlib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import google_crc32c
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -22,7 +22,9 @@ FILES = {"model.xml": b"<net/>", "deep/er/model.bin": b"weights" * 100, "empty":
 
 def spans_of(data: bytes, *cuts: int) -> list[Span]:
     edges = [0, *cuts, len(data)]
-    return [Span(start, stop, zlib.crc32(data[start:stop])) for start, stop in itertools.pairwise(edges) if data]
+    return [
+        Span(start, stop, google_crc32c.value(data[start:stop])) for start, stop in itertools.pairwise(edges) if data
+    ]
 
 
 def manifest_of(files: dict[str, bytes] = FILES, *, is_synced: bool = False) -> Manifest:
@@ -134,7 +136,7 @@ def test_whatever_it_says_it_is_read_or_not_and_never_fails(directory: Path, nam
 def test_whole_files_are_not_damaged_however_they_came(directory: Path) -> None:
     assert manifest_of().damaged(directory) == []
     weights = FILES["deep/er/model.bin"]
-    spans = [*spans_of(weights, 100, 300), Span(50, 200, zlib.crc32(weights[50:200]))]
+    spans = [*spans_of(weights, 100, 300), Span(50, 200, google_crc32c.value(weights[50:200]))]
     manifest = Manifest.of(listed(stored()), {PurePosixPath("deep/er/model.bin"): spans}, is_synced=False)
     assert manifest.damaged(directory) == []
 
@@ -164,7 +166,7 @@ def test_files_whose_directory_has_become_a_file_are_damaged(directory: Path) ->
 @pytest.mark.parametrize("spans", [[], [(0, 300)], [(0, 300), (301, 700)], [(0, 701)], [(0, 699)], [(-1, 700)]])
 def test_what_is_not_all_of_a_file_says_nothing_for_it(directory: Path, spans: list[tuple[int, int]]) -> None:
     weights = FILES["deep/er/model.bin"]
-    known = [Span(start, stop, zlib.crc32(weights[max(start, 0) : stop])) for start, stop in spans]
+    known = [Span(start, stop, google_crc32c.value(weights[max(start, 0) : stop])) for start, stop in spans]
     manifest = Manifest.of(listed(stored()), {PurePosixPath("deep/er/model.bin"): known}, is_synced=False)
     assert manifest.damaged(directory) == ["deep/er/model.bin"]
 

@@ -178,7 +178,8 @@ def azure(directory: Path, source: Path) -> Iterator[Store]:
         server.create_container(BUCKET)
         blob = server.client.get_blob_client(BUCKET, KEY)
         with source.open("rb") as file:
-            blob.upload_blob(file, max_concurrency=4)
+            # One block after the other: it resets connections when a large blob comes in several at once.
+            blob.upload_blob(file, timeout=600)
         signed = f"{server.account_url()}/{BUCKET}/{KEY}?{server.sas(BUCKET)}"
 
         def download(directory: Path) -> Path:
@@ -215,7 +216,9 @@ def measure(store: Store, source: Path, runs: int, scratch: Path) -> list[Result
     size = source.stat().st_size
     results = [Result(store.name, size, contender) for contender in store.contenders]
     for number in range(runs + 1):
-        for result in results:
+        # Each begins in its turn: what was written and removed just before may still keep the disk busy.
+        first = number % len(results)
+        for result in results[first:] + results[:first]:
             with tempfile.TemporaryDirectory(dir=scratch) as directory:
                 started = time.perf_counter()
                 path = store.contenders[result.contender](Path(directory))
@@ -279,6 +282,8 @@ def main() -> None:
             for store in _stores(source, Path(scratch), options.stores.split(",")):
                 with store as opened:
                     results += measure(opened, source, options.runs, Path(scratch))
+                # A later server may fail.
+                _say(table(results))
     print("\n".join(f"{name}: {fact}" for name, fact in facts.items()), end="\n\n")
     print(table(results))
 

@@ -22,6 +22,7 @@ from runtime.errors import InferenceError
 USAGE = 64
 """Exit code for a command line that makes no sense; from sysexits.h, as OpenVINO Model Server has it."""
 FAILED = 1
+_PATIENCE = 24 * 3600.0
 _STORAGE_OPTIONS = ("s3_endpoint", "storage_client", "storage_anonymous")
 _ONE_SHOT_OPTIONS = ("cache_dir", *_STORAGE_OPTIONS, "log_level")
 _PULL_OPTIONS = (*_ONE_SHOT_OPTIONS, "disk_budget", "ready_marker")
@@ -108,13 +109,13 @@ def _add_cache_commands(parser: argparse.ArgumentParser) -> None:
     group = command.add_mutually_exclusive_group(required=True)
     group.add_argument("--all", action="store_true", help="all of them")
     group.add_argument("digests", nargs="*", default=[], metavar="digest", help="a version's digest, or its beginning")
-    add_options(command, only=_CACHE_OPTIONS)
+    add_options(command, only=("cache_dir",))
     command.set_defaults(run=_cache_rm)
     command = commands.add_parser("verify", help="read versions and compare them with what was fetched")
     command.add_argument(
         "digests", nargs="*", metavar="digest", help="a version's digest, or its beginning; default all"
     )
-    add_options(command, only=_CACHE_OPTIONS)
+    add_options(command, only=("cache_dir",))
     command.set_defaults(run=_cache_verify)
 
 
@@ -170,7 +171,7 @@ def _cache_rm(options: argparse.Namespace) -> int:
     from handlers.stock import remove
 
     done = True
-    for is_gone, line in remove(_settings(options, _CACHE_OPTIONS), options.digests, all_of_them=options.all):
+    for is_gone, line in remove(_settings(options, ("cache_dir",)), options.digests, all_of_them=options.all):
         print(line)
         done = done and is_gone
     return 0 if done else FAILED
@@ -180,7 +181,7 @@ def _cache_verify(options: argparse.Namespace) -> int:
     from handlers.stock import verify
 
     done = True
-    for is_whole, line in verify(_settings(options, _CACHE_OPTIONS), options.digests):
+    for is_whole, line in verify(_settings(options, ("cache_dir",)), options.digests):
         print(line, flush=True)
         done = done and is_whole
     return 0 if done else FAILED
@@ -197,9 +198,10 @@ def _settings_of(model: str, options: argparse.Namespace, names: Sequence[str]) 
 
 
 def _settings(options: argparse.Namespace, names: Sequence[str], **others: str) -> Settings:
-    # Progress is for servers' logs; here the answer is what is wanted, unless somebody asks for more.
+    # Progress is for servers' logs; here the answer is what is wanted, unless somebody asks for more. And whoever waits
+    # for it at a terminal says when it takes too long.
     given = {name: getattr(options, name) for name in names}
-    settings = read_settings({**given, **others}, {"log_level": "WARNING"})
+    settings = read_settings({**given, **others}, {"log_level": "WARNING", "load_timeout": _PATIENCE})
     configure_logging(settings.log_level)
     return settings
 

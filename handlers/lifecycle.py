@@ -21,7 +21,7 @@ from typing import NoReturn, Protocol
 from handlers.build import build_server
 from handlers.settings import Settings
 from model_cache.cache import FAILURE_TTL
-from model_cache.errors import BlobChanged, LoadFailed, LoadPending, ModelCacheError
+from model_cache.errors import BlobChanged, CacheFull, LoadFailed, LoadPending, ModelCacheError
 from model_cache.repository import ServableId
 from runtime.server import ModelServer
 
@@ -85,8 +85,8 @@ def _load(server: ModelServer, name: str, events: queue.SimpleQueue[Event]) -> N
         try:
             return events.put(server.start(name))
         except ModelCacheError as exc:
-            if isinstance(exc, (BlobChanged, LoadPending)) and time.monotonic() < deadline:
-                # Somebody is just uploading.
+            if isinstance(exc, (BlobChanged, LoadPending, CacheFull)) and time.monotonic() < deadline:
+                # Somebody is just uploading; or another process of this cache directory uses all that is in it.
                 logger.info("waiting for %s: %s", name, exc)
                 time.sleep(_UPLOAD_PAUSE)
                 continue

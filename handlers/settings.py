@@ -159,7 +159,9 @@ class Settings:
         BYTES, 0, "bytes of downloads to keep; 0 for what is free and held there, or less if that disk is memory"
     )
     memory_budget: int = option(
-        BYTES, 0, "bytes of loaded models to keep; 0 for 70 percent of the machine's or container's memory"
+        BYTES,
+        0,
+        "bytes of loaded models to keep; 0 for 70 percent of the memory there is, or 40 if the disk takes it too",
     )
     # Forty 224x224 images as JSON. Reading one may take twenty times its size in memory, if it is not plain numbers.
     max_body_size: int = option(BYTES, 64 << 20, "bytes that the body of a REST request may have")

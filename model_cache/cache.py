@@ -211,6 +211,7 @@ class ModelCache(Generic[K, T]):
         self._used = 0
         self._closing = 0
         self._closed = threading.Condition(self._lock)
+        self._closes = 0
         # Callers for whom there is no room, first come first; in it as long as they wait.
         self._queue: list[_Place[K]] = []
         # The last failed load of each key, until it succeeds. Bounded, as keys come from requests.
@@ -338,7 +339,10 @@ class ModelCache(Generic[K, T]):
             return entry, None
         self._check_failure(key)
         if size > self._budget:
-            raise ModelTooLarge(f"{key} needs {size} bytes; the whole budget is {self._budget}")
+            error = ModelTooLarge(f"{key} needs {size} bytes; the whole budget is {self._budget}")
+            # For the status; it is decided anew each time.
+            self._failures[key] = Failure(error, self._clock())
+            raise _fresh(error)
         excess = self._used + size - self._budget
         idle = self._idle(excess)
         if sum(victim.size for victim in idle) < excess:
@@ -443,6 +447,7 @@ class ModelCache(Generic[K, T]):
         What is in the cache may hold more than its bytes: a model holds its files on disk. A disk that is full all the
         same is another matter.
         """
+        deadline = time.monotonic() + self._room_timeout
         while True:
             try:
                 return self._loader.load(key)
@@ -450,9 +455,16 @@ class ModelCache(Generic[K, T]):
                 with self._lock:
                     victims = self._begin_close(self._idle(1))
                     self._call_queue()
-                if not victims:
-                    raise
+                    if not victims and not self._wait_for_close(deadline - time.monotonic()):
+                        raise
             self._close(victims, "evicting")
+
+    def _wait_for_close(self, timeout: float) -> bool:
+        """Wait until something that is leaving has left; return whether it has. Needs the lock."""
+        if not self._closing and not self._retired:
+            return False
+        closes = self._closes
+        return self._closed.wait_for(lambda: self._closes != closes, timeout)
 
     def _settle(self, entry: _Entry[K, T], value: T, size: int) -> None:
         """Correct the estimate by what the thing says it occupies, and let the waiters go."""
@@ -525,6 +537,7 @@ class ModelCache(Generic[K, T]):
             finally:
                 with self._lock:
                     self._closing -= entry.size
+                    self._closes += 1
                     self._closed.notify_all()
 
 

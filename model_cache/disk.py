@@ -176,11 +176,17 @@ class DiskCache:
         """Remove a version's files; return whether they are gone, as they stay if somebody uses them."""
         home = _place(self._root)
         directory = home / (entry.digest if entry.is_complete else f"{_PARTIAL}{entry.digest}")
-        with locked(home):
-            lock = try_exclusive(directory)
-            if lock is None:
-                return not directory.exists()
-            grave = _bury(directory, lock)
+        try:
+            with locked(home):
+                lock = try_exclusive(directory)
+                if lock is None:
+                    return not directory.exists()
+                try:
+                    grave = _bury(directory)
+                finally:
+                    os.close(lock)
+        except OSError as exc:
+            raise DiskUnusable(f"cannot remove {entry.digest}: {exc.strerror or exc}") from exc
         _clear(grave)
         return True
 
@@ -283,10 +289,10 @@ class DiskCache:
                         self._reserve(version, paths, partial)
                         return lock
                     except BaseException:
+                        os.close(lock)
+                        # Nobody else can lock it as long as we have the cache's.
                         if not (partial / JOURNAL).exists():
-                            _clear(_bury(partial, lock))
-                        else:
-                            os.close(lock)
+                            _clear(_bury(partial))
                         raise
             if time.monotonic() > deadline:
                 raise DiskUnusable(f"another process has been downloading {version} for {LOCK_TIMEOUT:.0f} s")
@@ -336,10 +342,9 @@ class DiskCache:
                     f"{version} needs {version.size} bytes of disk; {used} of {self._budget} are used, too much of it "
                     f"just now, and {free} are free"
                 )
-            while victims:
-                path, lock = victims.pop(0)
+            for path, _ in victims:
                 logger.info("evicting %s from disk, %d bytes", path.name, sizes[path])
-                _clear(_bury(path, lock))
+                _clear(_bury(path))
         finally:
             for _, lock in victims:
                 os.close(lock)
@@ -356,11 +361,19 @@ class DiskCache:
 
 def _give_up(partial: Path, lock: int, *, is_useless: bool) -> None:
     """Let go of a partial directory, which stays for the next download or else goes."""
-    with locked(partial.parent):
-        if not (is_useless and is_at(lock, partial)):
-            os.close(lock)
+    try:
+        if is_useless:
+            _remove(partial, lock)
+    finally:
+        os.close(lock)
+
+
+def _remove(directory: Path, lock: int) -> None:
+    """Remove a directory that we have locked, if it is still the one of that name."""
+    with locked(directory.parent):
+        if not is_at(lock, directory):
             return
-        grave = _bury(partial, lock)
+        grave = _bury(directory)
     _clear(grave)
 
 
@@ -375,22 +388,19 @@ def _adopt(version: ModelVersion, paths: Mapping[PurePosixPath, Blob], directory
     lock = share(directory)
     if lock is None:
         return None
+    is_whole = False
     try:
         damage = _damage(paths, directory, lock)
-    except BaseException:
-        os.close(lock)
-        raise
-    if not damage:
-        return lock
-    logger.warning("%s is damaged on disk and will be fetched again: %s", version, damage)
-    # Whoever else uses it has its files open, and keeps them.
-    with locked(directory.parent):
-        if not is_at(lock, directory):
+        is_whole = not damage
+        if is_whole:
+            return lock
+        logger.warning("%s is damaged on disk and will be fetched again: %s", version, damage)
+        # Whoever else uses it has its files open, and keeps them.
+        _remove(directory, lock)
+        return None
+    finally:
+        if not is_whole:
             os.close(lock)
-            return None
-        grave = _bury(directory, lock)
-    _clear(grave)
-    return None
 
 
 def _damage(paths: Mapping[PurePosixPath, Blob], directory: Path, lock: int) -> str:
@@ -421,16 +431,13 @@ def _damage(paths: Mapping[PurePosixPath, Blob], directory: Path, lock: int) -> 
     return ""
 
 
-def _bury(directory: Path, lock: int) -> Path:
-    """Take a locked directory out of sight, and let go of it; return where it is now. Needs the cache's lock.
+def _bury(directory: Path) -> Path:
+    """Take a directory that we have locked out of sight; return where it is now. Needs the cache's lock.
 
     Renamed first, as a half-removed directory must not look like a version.
     """
     grave = directory.with_name(f"{_GRAVE}{directory.name}-{os.getpid()}-{time.monotonic_ns()}")
-    try:
-        directory.rename(grave)
-    finally:
-        os.close(lock)
+    directory.rename(grave)
     return grave
 
 
@@ -445,7 +452,8 @@ def _sweep(home: Path) -> None:
     with locked(home), suppress(OSError):
         for path in home.glob(f"{_PARTIAL}*"):
             if not 0 <= time.time() - _last_used(path) < PARTIAL_TTL and (lock := try_exclusive(path)) is not None:
-                _bury(path, lock)
+                os.close(lock)
+                _bury(path)
     for grave in home.glob(f"{_GRAVE}*"):
         _clear(grave)
 
@@ -455,7 +463,8 @@ def _directories(home: Path) -> list[Path]:
         return [
             path for path in home.iterdir() if _DIGEST.fullmatch(path.name.removeprefix(_PARTIAL)) and path.is_dir()
         ]
-    except FileNotFoundError:
+    # Not there yet, or not ours; who needs it will be told.
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return []
 
 

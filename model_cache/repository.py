@@ -229,8 +229,10 @@ class ModelRepository:
         return known
 
     def _is_fresh(self, known: _Listing) -> bool:
+        # What has just appeared is looked at again, even by who would not look for anything else.
+        ttl = min(self._ttl, LISTING_TTL) if known.sightings else self._ttl
         # A clock that was set back must not prolong it.
-        return 0 <= self._clock() - known.since < self._ttl
+        return 0 <= self._clock() - known.since < ttl
 
     def _list_and_wait(self, known: _Listing | None) -> _Listing:
         failures = self._failures
@@ -264,7 +266,14 @@ class ModelRepository:
             self._begun += 1
             ticket = self._begun
             self._refreshing = (ticket, now)
-        threading.Thread(target=self._refresh, args=(ticket,), name=f"list {self.name}", daemon=True).start()
+        try:
+            threading.Thread(target=self._refresh, args=(ticket,), name=f"list {self.name}", daemon=True).start()
+        # The process may have no more threads. What is known is good for another while.
+        except RuntimeError as exc:
+            logger.warning("%s is not listed anew: %s", self.name, exc)
+            self._keep(ticket)
+            with self._lock:
+                self._refreshing = None
 
     def _refresh(self, ticket: int) -> None:
         try:

@@ -21,10 +21,12 @@ from model_cache.disk import DiskCache
 from model_cache.errors import (
     BlobChanged,
     CacheFull,
+    DiskUnusable,
     LoadFailed,
     LoadPending,
     ModelCacheError,
     ModelNotFound,
+    ModelTooLarge,
     StorageUnavailable,
 )
 from model_cache.repository import ModelRepository, ModelVersion, ServableId
@@ -222,10 +224,10 @@ class ModelServer:
 
     def _may_stand_in(self, version: ModelVersion, error: ModelCacheError, serving: ModelVersion | None) -> bool:
         """Whether to try a version after a better one has failed."""
-        # Only broken files are a reason to load another one: any other trouble would meet it too. But the one that has
-        # served may need no more than what is still on disk.
+        # That the version is broken, or that there is no place for it, is a reason to load another one; any other
+        # trouble would meet that too. But the one that has served may need no more than what is still on disk.
         return (
-            isinstance(error, LoadFailed)
+            isinstance(error, (LoadFailed, ModelTooLarge, DiskUnusable))
             or self._cache.is_loaded(version)
             or (version == serving and not isinstance(error, (CacheFull, LoadPending)))
         )

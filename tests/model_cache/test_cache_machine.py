@@ -181,6 +181,7 @@ class CacheMachine(RuleBasedStateMachine):
             if error := self._remembered(key):
                 return error
             if ESTIMATES[key] > BUDGET:
+                self.failures[key] = ModelTooLarge, self.clock.now
                 return ModelTooLarge
             if self._is_there_no_room(key):
                 return CacheFull
@@ -208,7 +209,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     def _remembered(self, key: str) -> type[ModelCacheError] | None:
         error, at = self.failures.get(key, (None, 0.0))
-        return error if error and 0 <= self.clock.now - at < REMEMBERED[error] else None
+        return error if error and 0 <= self.clock.now - at < REMEMBERED.get(error, 0) else None
 
     def _evict_until(self, used: int, sparing: str = "") -> None:
         for entry in list(self.entries.values()):

@@ -13,6 +13,8 @@ from model_cache.cache import FAILURE_TTL, OUTAGE_TTL
 from model_cache.errors import (
     BlobChanged,
     CacheFull,
+    DiskFull,
+    DiskUnusable,
     LoadFailed,
     LoadPending,
     ModelCacheError,
@@ -172,11 +174,25 @@ def test_with_the_storage_away_other_versions_are_not_tried_one_after_the_other(
         assert s.loader.loads == [3]
 
 
-def test_a_version_that_is_too_large_is_an_error_and_not_a_reason_for_an_older_one() -> None:
+@pytest.mark.parametrize(
+    "error", [ModelTooLarge("needs 5 bytes"), DiskUnusable("Read-only file system"), DiskFull("needs 5 bytes of disk")]
+)
+def test_an_older_version_serves_if_there_is_no_place_for_the_newest(error: ModelCacheError) -> None:
+    """It may be on a disk that takes no other, or smaller."""
     with stage(1, 2) as s:
-        s.loader.broken[2] = ModelTooLarge("needs 5 bytes")
+        s.loader.broken[2] = error
+        assert predict(s.server) == (1, Y)
+        with pytest.raises(type(error)):
+            predict(s.server, 2)
+
+
+def test_what_the_whole_memory_could_not_hold_is_no_version_that_can_be_had() -> None:
+    with stage(1, budget=0) as s:
         with pytest.raises(ModelTooLarge):
             predict(s.server)
+        (status,) = s.server.status(NAME)
+        assert (status.state, status.code) == (State.END, Code.RESOURCE_EXHAUSTED)
+        assert "the whole budget is 0" in status.message
 
 
 def test_a_bug_while_loading_is_raised_as_it_is_and_leaves_nothing_behind() -> None:
@@ -475,6 +491,19 @@ def test_where_both_do_not_fit_the_newer_one_waits_until_the_other_is_released()
         assert s.loader.servables[1].is_closed
         until(lambda: predict(s.server) == (2, Y))
         assert s.loader.loads == [1, 2]
+
+
+def test_a_request_under_way_does_not_keep_the_next_version_from_the_disk_for_long() -> None:
+    with stage(1) as s:
+        with s.server.lease(NAME):
+            s.put(2)
+            until_gone = s.loader.broken[2] = CacheFull("everything on disk is in use")
+            assert predict(s.server) == (1, Y)
+            # Tried beside the other, and then in its place, for which it waits.
+            until(lambda: s.loader.loads == [1, 2, 2])
+            del s.loader.broken[2]
+        until(lambda: predict(s.server) == (2, Y))
+        assert str(until_gone) not in s.server.status(NAME)[0].message
 
 
 def test_room_on_disk_is_made_in_the_same_way() -> None:

@@ -74,6 +74,13 @@ class Usage(NamedTuple):
     """What the file system has left."""
 
 
+class _Held(NamedTuple):
+    """Bytes: what a directory's files have, and what they take of the disk, as some may not be allocated yet."""
+
+    size: int
+    blocks: int
+
+
 class Entry(NamedTuple):
     """A version on disk, or the part of one that has arrived."""
 
@@ -153,7 +160,11 @@ class DiskCache:
         existing = self._root.absolute()
         while not existing.exists():
             existing = existing.parent
-        return Usage(self._budget, sum(map(_size, _directories(_place(self._root)))), shutil.disk_usage(existing).free)
+        return Usage(
+            self._budget,
+            sum(_held(path).size for path in _directories(_place(self._root))),
+            shutil.disk_usage(existing).free,
+        )
 
     def entries(self) -> list[Entry]:
         """Return what is there, least recently used first."""
@@ -165,7 +176,7 @@ class DiskCache:
                     Entry(
                         directory.name.removeprefix(_PARTIAL),
                         is_complete,
-                        _size(directory),
+                        _held(directory).size,
                         _last_used(directory),
                         read_manifest(directory),
                     )
@@ -319,8 +330,8 @@ class DiskCache:
         if version.size > self._budget:
             raise ModelTooLarge(f"{version} needs {version.size} bytes of disk; the whole budget is {self._budget}")
         others = sorted((path for path in _directories(partial.parent) if path != partial), key=_last_used)
-        sizes, blocks = {path: _size(path) for path in others}, {path: _blocks(path) for path in others}
-        used, free = sum(sizes.values()), shutil.disk_usage(partial).free
+        held = {path: _held(path) for path in others}
+        used, free = sum(size for size, _ in held.values()), shutil.disk_usage(partial).free
         excess = used + version.size - self._budget
         lack = _missing(paths, partial) - free
         victims: list[tuple[Path, int]] = []
@@ -331,19 +342,19 @@ class DiskCache:
                 lock = try_exclusive(path)
                 if lock is not None:
                     victims.append((path, lock))
-                    excess -= sizes[path]
-                    lack -= blocks[path]
+                    excess -= held[path].size
+                    lack -= held[path].blocks
             if excess > 0 or lack > 0 or len(victims) < at_least:
                 # What is in use now may be idle later.
                 in_use = {*others} - {path for path, _ in victims}
-                if not in_use or lack > sum(blocks[path] for path in in_use):
+                if not in_use or lack > sum(held[path].blocks for path in in_use):
                     raise _disk_full(version, free, used)
                 raise CacheFull(
                     f"{version} needs {version.size} bytes of disk; {used} of {self._budget} are used, too much of it "
                     f"just now, and {free} are free"
                 )
             for path, _ in victims:
-                logger.info("evicting %s from disk, %d bytes", path.name, sizes[path])
+                logger.info("evicting %s from disk, %d bytes", path.name, held[path].size)
                 _clear(_bury(path))
         finally:
             for _, lock in victims:
@@ -468,13 +479,9 @@ def _directories(home: Path) -> list[Path]:
         return []
 
 
-def _size(directory: Path) -> int:
-    return sum(found.st_size for found in _stats(directory))
-
-
-def _blocks(directory: Path) -> int:
-    """Return the bytes that a directory's files take of the disk."""
-    return sum(found.st_blocks * 512 for found in _stats(directory))
+def _held(directory: Path) -> _Held:
+    stats = list(_stats(directory))
+    return _Held(sum(found.st_size for found in stats), sum(found.st_blocks * 512 for found in stats))
 
 
 def _stats(directory: Path) -> Iterator[os.stat_result]:
@@ -503,7 +510,7 @@ def _touch(directory: Path) -> None:
 def _missing(paths: Mapping[PurePosixPath, Blob], partial: Path) -> int:
     """Return how many bytes of disk files still need, of which some may be allocated already."""
     needed = sum(-(-blob.size // _BLOCK) * _BLOCK for blob in paths.values())
-    return max(0, needed - _blocks(partial))
+    return max(0, needed - _held(partial).blocks)
 
 
 def _names(version: ModelVersion) -> str:

@@ -20,7 +20,7 @@ from obstore.exceptions import BaseError, InvalidPathError, PreconditionError
 
 from model_cache.errors import BlobChanged, ClientUnsuitable, StorageInterrupted, StorageUnavailable
 from model_cache.fast_stores import Place, find
-from model_cache.s3_location import checksum_of
+from model_cache.s3_location import checksum_of, is_etag_md5
 from model_cache.storage import MAX_BLOBS, PIECE, Blob, StorageOptions
 
 if TYPE_CHECKING:
@@ -225,9 +225,8 @@ class FastS3Storage(FastStorage):
             raise (BlobChanged if exc.code in (404, 412) else StorageInterrupted)(f"{failure}: {exc}") from exc
         except OSError as exc:
             raise StorageInterrupted(f"{failure}: {exc}") from exc
-        return (
-            headers.get("x-amz-server-side-encryption", "AES256") == "AES256"
-            and "x-amz-server-side-encryption-customer-algorithm" not in headers
+        return is_etag_md5(
+            headers.get("x-amz-server-side-encryption"), headers.get("x-amz-server-side-encryption-customer-algorithm")
         )
 
     def _head(self, blob: Blob) -> Message:

@@ -22,7 +22,7 @@ from botocore.parsers import ResponseParserError
 
 from model_cache.errors import BlobChanged, StorageInterrupted, StorageUnavailable
 from model_cache.http_range import pieces
-from model_cache.s3_location import S3Location, checksum_of, locate
+from model_cache.s3_location import S3Location, checksum_of, is_etag_md5, locate
 from model_cache.storage import MAX_BLOBS, Blob, StorageOptions
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class S3Storage:
             f"cannot look at {self._name}/{self._prefix}{blob.key}",
             lambda client: client.head_object(Bucket=self._bucket, Key=self._prefix + blob.key, IfMatch=blob.etag),
         )
-        return answer.get("ServerSideEncryption", "AES256") == "AES256" and "SSECustomerAlgorithm" not in answer
+        return is_etag_md5(answer.get("ServerSideEncryption"), answer.get("SSECustomerAlgorithm"))
 
     def _pages(self, prefix: str) -> Iterator[ListObjectsV2OutputTypeDef]:
         failure = f"cannot list {self}"

@@ -43,3 +43,13 @@ def checksum_of(etag: str, bucket: str) -> str:
     """Return the checksum that an ETag is; of an upload in parts, and in a directory bucket, it is none."""
     md5 = re.fullmatch(r'"?([0-9a-f]{32})"?', etag)
     return f"md5:{md5[1]}" if md5 and not is_directory_bucket(bucket) else ""
+
+
+def is_etag_md5(encryption: str | None, customer_algorithm: str | None) -> bool:
+    """Whether the ETag of an object of one part is its MD5: not if a key of KMS or of the client encrypts it.
+
+    Args:
+        encryption: x-amz-server-side-encryption of a HeadObject's answer.
+        customer_algorithm: x-amz-server-side-encryption-customer-algorithm of it.
+    """
+    return encryption in (None, "AES256") and customer_algorithm is None

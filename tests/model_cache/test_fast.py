@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import datetime
-import ipaddress
 import json
 import logging
 import os
@@ -21,10 +20,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from model_cache.container_credentials import ContainerCredentials
 from model_cache.errors import StorageUnavailable
@@ -33,6 +30,7 @@ from model_cache.storage import Blob, Storage, StorageOptions, open_storage
 from tests.conftest import ROOT
 from tests.model_cache.conftest import BecomeS3User
 from tests.servers.azurite import Azurite
+from tests.servers.certificate import write_certificate
 from tests.servers.fake_gcs import FakeGcs
 from tests.servers.fault_proxy import Answer, FaultProxy, on
 from tests.servers.processes import clean_environment
@@ -357,30 +355,6 @@ def test_a_container_without_credentials_is_told_why(
 def test_where_ecs_has_its_credentials_is_known() -> None:
     credentials = ContainerCredentials(ECS)
     assert credentials._url.geturl() == "http://169.254.170.2/v2/credentials/1"
-
-
-def write_certificate(directory: Path) -> tuple[Path, Path]:
-    """Write a certificate for 127.0.0.1 that stands for itself, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "sts")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    paths = directory / "sts.crt", directory / "sts.key"
-    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    paths[1].write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return paths
 
 
 STS = """<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials>

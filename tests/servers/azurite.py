@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import datetime
-import ipaddress
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +12,9 @@ from pathlib import Path
 import jwt
 from azure.core.exceptions import ResourceExistsError
 from azure.storage.blob import BlobServiceClient, ContainerSasPermissions, generate_container_sas
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from tests.servers import ROOT
+from tests.servers.certificate import write_certificate
 from tests.servers.processes import Process, accepts_connections, clean_environment, free_port
 
 AZURITE = ROOT / ".tools" / "node" / "node_modules" / ".bin" / "azurite-blob"
@@ -118,7 +114,7 @@ def azurite(directory: Path, *, is_https: bool = False, timeout: float = 30) -> 
     ]
     certificate = None
     if is_https:
-        certificate, key = _write_certificate(directory)
+        certificate, key = write_certificate(directory, is_authority=True)
         argv += ["--oauth", "basic", "--cert", certificate, "--key", key]
     env = clean_environment({"AZURITE_ACCOUNTS": f"{Azurite.account}:{Azurite.key}"})
     with Process(argv, directory / "azurite.log", env=env, cwd=directory) as process:
@@ -126,28 +122,3 @@ def azurite(directory: Path, *, is_https: bool = False, timeout: float = 30) -> 
         server = Azurite(f"{'https' if is_https else 'http'}://127.0.0.1:{port}", certificate)
         with server.client:
             yield server
-
-
-def _write_certificate(directory: Path) -> tuple[Path, Path]:
-    """Write a certificate for 127.0.0.1 that vouches for itself, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "azurite")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    paths = directory / "azurite.crt", directory / "azurite.key"
-    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    paths[1].write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return paths

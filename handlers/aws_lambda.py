@@ -29,4 +29,12 @@ _server = build_server(_settings)
 openvino()
 
 # Ready without a model, as every request brings what it needs.
-handler = Mangum(create_app(_server, _inline, _settings.max_body_size, is_ready=lambda: True), lifespan="off")
+_app = create_app(
+    _server,
+    _inline,
+    _settings.max_body_size,
+    is_ready=lambda: True,
+    timeout=_settings.rest_api_timeout_in_ms / 1000,
+    has_cors=_settings.rest_api_enable_cors_support,
+)
+handler = Mangum(_app, lifespan="off")

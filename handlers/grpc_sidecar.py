@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from handlers.tls import Tls
 from runtime.server import ModelServer
-from runtime.servicers import SERVICES, service_handlers
+from runtime.servicers import SERVICES, Reload, service_handlers
 
 MAX_MESSAGE = 2**31 - 1
 """Bytes, both ways; TensorFlow Serving's limit, and gRPC's."""
@@ -19,7 +20,32 @@ RESERVE = 8
 
 
 class GrpcServer:
-    def __init__(self, server: ModelServer, address: str, port: int, *, max_in_flight: int) -> None:
+    """On a port, on a UNIX socket, or on both.
+
+    Args:
+        server: what it serves.
+        address: what the port is bound to.
+        port: 0 for none.
+        max_in_flight: calls at a time.
+        socket_path: of the UNIX socket; empty for none.
+        tls: for the port; None for plain text.
+        has_reflection: whether it tells what it serves.
+        reload, tensor_content_from: as `service_handlers`.
+    """
+
+    def __init__(
+        self,
+        server: ModelServer,
+        address: str,
+        port: int,
+        *,
+        max_in_flight: int,
+        socket_path: str = "",
+        tls: Tls | None = None,
+        has_reflection: bool = False,
+        reload: Reload | None = None,
+        tensor_content_from: int = 0,
+    ) -> None:
         self._target = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
         self._health = health.HealthServicer()
         self._grpc = grpc.server(
@@ -33,7 +59,9 @@ class GrpcServer:
             ],
             maximum_concurrent_rpcs=2 * max_in_flight + RESERVE,
         )
-        self._grpc.add_generic_rpc_handlers(tuple(service_handlers(server, max_in_flight)))
+        self._grpc.add_generic_rpc_handlers(
+            tuple(service_handlers(server, max_in_flight, reload=reload, tensor_content_from=tensor_content_from))
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
 

@@ -52,13 +52,31 @@ class Workers:
 class HttpServer:
     """Listens from `start` on, which is before any model is loaded, so that liveness is answered at once."""
 
-    def __init__(self, server: ModelServer, address: str, port: int, *, max_body: int, max_in_flight: int) -> None:
+    def __init__(
+        self,
+        server: ModelServer,
+        address: str,
+        port: int,
+        *,
+        max_body: int,
+        max_in_flight: int,
+        timeout: float,
+        has_cors: bool = False,
+    ) -> None:
         self._address = address
         self._port = port
         self._ready = threading.Event()
         self._workers = Workers(max_in_flight)
         config = uvicorn.Config(
-            create_app(server, self._workers.run, max_body, self._ready.is_set, max_in_flight),
+            create_app(
+                server,
+                self._workers.run,
+                max_body,
+                self._ready.is_set,
+                max_in_flight,
+                timeout=timeout,
+                has_cors=has_cors,
+            ),
             loop="uvloop",
             http="httptools",
             ws="none",

@@ -113,11 +113,23 @@ def _fronts(settings: Settings, server: ModelServer) -> Iterator[Front]:
             settings.rest_port,
             max_body=settings.max_body_size,
             max_in_flight=settings.max_in_flight,
+            timeout=settings.rest_api_timeout_in_ms / 1000,
+            has_cors=settings.rest_api_enable_cors_support,
         )
-    if settings.port:
+    if settings.port or settings.grpc_socket_path:
         from handlers.grpc_sidecar import GrpcServer
+        from handlers.tls import read_tls
 
-        yield GrpcServer(server, settings.grpc_bind_address, settings.port, max_in_flight=settings.max_in_flight)
+        yield GrpcServer(
+            server,
+            settings.grpc_bind_address,
+            settings.port,
+            max_in_flight=settings.max_in_flight,
+            socket_path=settings.grpc_socket_path,
+            tls=read_tls(settings),
+            has_reflection=settings.grpc_reflection,
+            tensor_content_from=1 if settings.enable_serialization_as_tensor_content else settings.tensor_content_from,
+        )
 
 
 def _main_loop(settings: Settings, fronts: list[Front], events: queue.SimpleQueue[Event]) -> int:

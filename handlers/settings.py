@@ -7,6 +7,7 @@ OpenVINO Model Server's where it has the flag.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -67,6 +68,24 @@ def _count(text: str) -> int:
     return count
 
 
+def _count_or_none(text: str) -> int:
+    return _count(text) if text != "0" else 0
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    sizes = tuple(_count(size) for size in text.replace(" ", "").split(","))
+    if list(sizes) != sorted(set(sizes)):
+        raise ValueError
+    return sizes
+
+
+def _labels(text: str) -> Mapping[str, int]:
+    labels = json.loads(text)
+    if not isinstance(labels, dict) or not all(type(version) is int and version >= 0 for version in labels.values()):
+        raise ValueError
+    return labels
+
+
 def _level(text: str) -> str:
     # OpenVINO Model Server has one level more.
     level = "DEBUG" if text.upper() == "TRACE" else text.upper()
@@ -116,6 +135,9 @@ PORT = Kind("a port number, or 0 for none", _port)
 BYTES = Kind("a number of bytes, such as 1073741824, 512M or 1.5G", _bytes)
 SECONDS = Kind("a number of seconds", _seconds)
 COUNT = Kind("a whole number above 0", _count)
+COUNT_OR_NONE = Kind("a whole number", _count_or_none)
+SIZES = Kind("whole numbers that increase, such as 1,8,32", _sizes)
+LABELS = Kind('versions by label, such as {"stable": 1, "canary": 2}', _labels)
 LEVEL = Kind(f"one of {', '.join(LOG_LEVELS)}", _level)
 CLIENT = Kind(f"one of {', '.join(CLIENTS)}", _client)
 FLAG = Kind("true or false", _flag)
@@ -124,16 +146,39 @@ POLICY = Kind('{"latest": {"num_versions": 2}}, {"all": {}} or {"specific": {"ve
 ENDPOINT = Kind("an http:// or https:// URL", _endpoint, _without_user)
 
 
-def option(kind: Kind, default: Any, text: str, *, variables: tuple[str, ...] = ()) -> Any:
-    """Define a field; ``variables`` are read where neither its flag nor its own variable is given."""
-    return field(default=default, metadata={"kind": kind, "help": text, "variables": variables})
+def option(
+    kind: Kind, default: Any, text: str, *, variables: tuple[str, ...] = (), aliases: tuple[str, ...] = ()
+) -> Any:
+    """Define a field.
+
+    Args:
+        variables: read where neither its flag nor its own variable is given.
+        aliases: what other servers call the flag.
+    """
+    return field(default=default, metadata={"kind": kind, "help": text, "variables": variables, "aliases": aliases})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     model_name: str = option(TEXT, "", "name that clients use for the model")
     model_path: str = option(
-        TEXT, "", "where its versions are: a directory, file:///dir, s3://bucket/prefix, gs://… or az://container/…"
+        TEXT,
+        "",
+        "where its versions are: a directory, file:///dir, s3://bucket/prefix, gs://… or az://container/…",
+        aliases=("model_base_path",),
+    )
+    version_labels: Mapping[str, int] | None = option(LABELS, None, "names for versions, in clients' requests")
+    model_config_file: str = option(
+        TEXT,
+        "",
+        "file with several models: TensorFlow Serving's text or OpenVINO Model Server's JSON",
+        aliases=("config_path",),
+    )
+    model_config_file_poll_wait_seconds: float = option(
+        SECONDS, 0.0, "seconds between two looks at that file for changes; 0 for none"
+    )
+    allow_version_labels_for_unavailable_models: bool = option(
+        FLAG, False, "whether a reload may give a label to a version that is not available, to apply when it is"
     )
     model_version_policy: VersionPolicy | None = option(
         POLICY,
@@ -148,9 +193,53 @@ class Settings:
     )
     load_timeout: float = option(SECONDS, 60.0, "seconds that a request waits for its model before it gets a 503")
     port: int = option(PORT, 8500, "gRPC port; 0 for none")
-    rest_port: int = option(PORT, 8501, "REST port; 0 for none", variables=("PORT",))
+    rest_port: int = option(PORT, 8501, "REST port; 0 for none", variables=("PORT",), aliases=("rest_api_port",))
     grpc_bind_address: str = option(TEXT, "0.0.0.0", "address that gRPC listens on")
     rest_bind_address: str = option(TEXT, "0.0.0.0", "address that REST listens on")
+    grpc_socket_path: str = option(TEXT, "", "UNIX socket that gRPC listens on, besides its port")
+    grpc_reflection: bool = option(FLAG, False, "whether gRPC tells what it serves to tools such as grpcurl")
+    ssl_config_file: str = option(
+        TEXT, "", "TensorFlow Serving's text file with gRPC's key and certificate, which makes its port TLS"
+    )
+    grpc_tls_key_file: str = option(TEXT, "", "PEM file with gRPC's private key; with the next this makes its port TLS")
+    grpc_tls_cert_file: str = option(TEXT, "", "PEM file with gRPC's certificate and its chain")
+    grpc_tls_client_ca_file: str = option(
+        TEXT, "", "PEM file with the authorities whose clients alone may call; without it any client may"
+    )
+    enable_serialization_as_tensor_content: bool = option(
+        FLAG, False, "whether gRPC answers in tensor_content and not in the field of the dtype"
+    )
+    tensor_content_from: int = option(
+        BYTES, 0, "bytes from which on a tensor in a gRPC answer is in tensor_content; 0 for none"
+    )
+    rest_api_enable_cors_support: bool = option(FLAG, False, "whether pages of other origins may call REST")
+    rest_api_timeout_in_ms: int = option(
+        COUNT, 30000, "milliseconds that a REST request has from when its model is there"
+    )
+    enable_model_warmup: bool = option(
+        FLAG, True, "whether the requests in a version's assets.extra/tf_serving_warmup_requests are run as it loads"
+    )
+    num_request_iterations_for_warmup: int = option(COUNT, 1, "how often each of those requests is run")
+    enable_signature_warmup: bool = option(
+        FLAG, True, "whether a version without such requests runs zeros in the shapes of its signature as it loads"
+    )
+    enable_batching: bool = option(FLAG, False, "whether requests that wait are run together")
+    batching_parameters_file: str = option(TEXT, "", "TensorFlow Serving's text file with the next six parameters")
+    max_batch_size: int = option(COUNT, 1000, "examples in a batch at most")
+    batch_timeout_micros: int = option(COUNT_OR_NONE, 0, "microseconds that a request waits for others to come")
+    max_enqueued_batches: int = option(COUNT, 10, "batches that wait at most; further requests are refused with 503")
+    num_batch_threads: int = option(
+        COUNT_OR_NONE, 0, "batches of one model run at a time; 0 for as many as the engine runs at best"
+    )
+    allowed_batch_sizes: tuple[int, ...] = option(
+        SIZES, (), "sizes that batches are padded to, the last of which is max_batch_size"
+    )
+    pad_variable_length_inputs: bool = option(
+        FLAG, False, "whether inputs of different lengths are padded and run together"
+    )
+    enable_per_model_batching_parameters: bool = option(
+        FLAG, False, "whether a version's own batching_params.pbtxt counts"
+    )
     log_level: str = option(LEVEL, "INFO", LEVEL.wants)
     cache_dir: str = option(
         TEXT, str(Path(tempfile.gettempdir(), f"decant-{os.geteuid()}")), "directory for downloads, made if missing"
@@ -213,7 +302,7 @@ def add_options(parser: argparse.ArgumentParser, *, only: Collection[str] = ()) 
         variables = ", ".join((_variable(setting.name), *setting.metadata["variables"]))
         default = "" if setting.default in ("", 0, None) else f"; default {setting.default}"
         parser.add_argument(
-            *dict.fromkeys((f"--{setting.name}", f"--{setting.name.replace('_', '-')}")),
+            *dict.fromkeys(f"--{name}" for name in _spellings(setting)),
             dest=setting.name,
             metavar=setting.name.rpartition("_")[2].upper(),
             # OpenVINO Model Server's switches need no value.
@@ -248,6 +337,12 @@ def is_on_cloud_run() -> bool:
 
 def _settings() -> Iterator[Field[Any]]:
     return iter(fields(Settings))
+
+
+def _spellings(setting: Field[Any]) -> Iterator[str]:
+    for name in (setting.name, *setting.metadata["aliases"]):
+        yield name
+        yield name.replace("_", "-")
 
 
 def _variable(name: str) -> str:

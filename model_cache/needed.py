@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-_ALWAYS = ("mapping_config.json", "assets.extra/tf_serving_warmup_requests")
+_ALWAYS = ("mapping_config.json", "batching_params.pbtxt", "assets.extra/tf_serving_warmup_requests")
 _SAVED_MODEL = ("saved_model.pb", "saved_model.pbtxt")
 _SAVED_MODEL_FILES = (*_SAVED_MODEL, "fingerprint.pb", "keras_metadata.pb")
 _SAVED_MODEL_DIRECTORIES = ("variables/", "assets/", "assets.extra/")

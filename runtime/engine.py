@@ -163,7 +163,7 @@ class OpenVinoServable:
     def __repr__(self) -> str:
         return f"<OpenVinoServable {self._name}>"
 
-    def predict(self, signature_name: str, inputs: Tensors) -> Tensors:
+    def predict(self, signature_name: str, inputs: Tensors, deadline: float | None = None) -> Tensors:
         if signature_name != DEFAULT_SIGNATURE:
             raise SignatureNotFound(f'Serving signature key "{signature_name}" not found.')
         check_inputs(self._signature.inputs, inputs)

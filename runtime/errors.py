@@ -8,6 +8,8 @@
     +-- PayloadTooLarge     the client's: more bytes than this server takes
     +-- RequestTimeout      the client's: its request did not come to an end
     +-- Unsupported         a well-formed request for what Decant does not do
+    +-- PreconditionFailed  a well-formed request that the state of the server does not allow
+    +-- DeadlineExceeded    the client's deadline, or the server's for one request, has passed
     +-- Overloaded          more work is waiting than will be done in time
     +-- InferenceFailed     the engine could not run a request that fits the signature
 """
@@ -34,6 +36,14 @@ class RequestTimeout(InferenceError):
 
 
 class Unsupported(InferenceError):
+    pass
+
+
+class PreconditionFailed(InferenceError):
+    pass
+
+
+class DeadlineExceeded(InferenceError):
     pass
 
 

@@ -100,7 +100,14 @@ class Bodies:
 
 
 def create_app(
-    server: ModelServer, run: Run, max_body: int, is_ready: Callable[[], bool], max_requests: int = sys.maxsize
+    server: ModelServer,
+    run: Run,
+    max_body: int,
+    is_ready: Callable[[], bool],
+    max_requests: int = sys.maxsize,
+    *,
+    timeout: float = 30.0,
+    has_cors: bool = False,
 ) -> FastAPI:
     """Return the ASGI application.
 
@@ -110,6 +117,8 @@ def create_app(
         max_body: bytes of a request's body, above which it is answered with 413 and not read.
         is_ready: whether everything is up that must be before traffic comes.
         max_requests: predicts read or answered at a time; further ones are answered with 503.
+        timeout: seconds that a request has from when its model is there; 504 after that.
+        has_cors: whether pages of other origins may call.
     """
     description = "OpenVINO models over TensorFlow Serving's REST API."
     app = FastAPI(title="Decant", description=description, redirect_slashes=False)

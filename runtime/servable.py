@@ -12,7 +12,7 @@ from model_cache.disk import Fetched
 from runtime.signature import Signature
 
 Tensors = Mapping[str, NDArray[Any]]
-"""By name. bfloat16 is ml_dtypes' dtype, everything else numpy's own."""
+"""By name. bfloat16 is ml_dtypes' dtype; strings are arrays of dtype object with bytes in them; all else is numpy's."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,14 @@ class Servable(Protocol):
     @property
     def signatures(self) -> Mapping[str, Signature]: ...
 
-    def predict(self, signature_name: str, inputs: Tensors) -> Tensors:
+    def predict(self, signature_name: str, inputs: Tensors, deadline: float | None = None) -> Tensors:
         """Return every output of the signature; the arrays are the caller's own.
 
+        Args:
+            deadline: in seconds of the monotonic clock, when nobody wants the answer any more.
+
         Raises:
+            DeadlineExceeded: it has passed.
             SignatureNotFound, InvalidRequest: the inputs are not the signature's, by name, dtype or shape.
             InferenceFailed: they are, and the engine could not run them.
         """

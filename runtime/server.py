@@ -109,13 +109,23 @@ class ModelServer:
             return self._lease_any(stack, self._repository(name), None).id
 
     @contextmanager
-    def lease(self, name: str, version: int | None = None) -> Iterator[Lease]:
+    def lease(
+        self, name: str, version: int | None = None, *, label: str | None = None, deadline: float | None = None
+    ) -> Iterator[Lease]:
         """Hold a servable for the length of a with block; it is loaded if it is not.
 
         Without a version this is the newest that loads: if the newest is broken, the one before it goes on serving.
         While a newer one than it has served so far is loading, the model goes on serving the one it has.
 
+        Args:
+            name: of the model.
+            version: None for the one that serves.
+            label: that the version has; not together with a version.
+            deadline: in seconds of the monotonic clock, when nobody wants it any more.
+
         Raises:
+            InvalidRequest: the model has no such label.
+            DeadlineExceeded: it has passed.
             ModelNotFound: no such model or version.
             ModelCacheError: it cannot be loaded, or not now.
         """

@@ -33,8 +33,21 @@ _STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
 Method = Callable[[ModelServer, Any], Any]
 
 
-def service_handlers(server: ModelServer, max_in_flight: int = 256) -> list[grpc.GenericRpcHandler]:
-    """Return what a gRPC server needs to serve both; beyond ``max_in_flight`` calls at a time it refuses more."""
+Reload = Callable[[Any], None]
+"""Serve what a ModelServerConfig says, from when this returns; raises what the client is to be told if it cannot."""
+
+
+def service_handlers(
+    server: ModelServer, max_in_flight: int = 256, *, reload: Reload | None = None, tensor_content_from: int = 0
+) -> list[grpc.GenericRpcHandler]:
+    """Return what a gRPC server needs to serve both.
+
+    Args:
+        server: what it serves.
+        max_in_flight: calls at a time; further ones are refused.
+        reload: what HandleReloadConfigRequest does, which is UNIMPLEMENTED without.
+        tensor_content_from: bytes from which on a tensor is answered in ``tensor_content``; 0 for none.
+    """
     prediction, model = SERVICES
     slots = threading.BoundedSemaphore(max_in_flight)
     return [

@@ -14,6 +14,8 @@ MAX_RANK = 32
 """Of a tensor in a request; numpy ends at 64, and Python's stack not far beyond that."""
 DEFAULT_SIGNATURE = "serving_default"
 PREDICT_METHOD = "tensorflow/serving/predict"
+CLASSIFY_METHOD = "tensorflow/serving/classify"
+REGRESS_METHOD = "tensorflow/serving/regress"
 
 Dtype = np.dtype[np.generic]
 

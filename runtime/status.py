@@ -34,6 +34,8 @@ CODES: dict[type[BaseException], Code] = {
     errors.PayloadTooLarge: Code.RESOURCE_EXHAUSTED,
     errors.RequestTimeout: Code.DEADLINE_EXCEEDED,
     errors.Unsupported: Code.UNIMPLEMENTED,
+    errors.PreconditionFailed: Code.FAILED_PRECONDITION,
+    errors.DeadlineExceeded: Code.DEADLINE_EXCEEDED,
     errors.Overloaded: Code.UNAVAILABLE,
     errors.InferenceFailed: Code.INTERNAL,
     cache.ModelNotFound: Code.NOT_FOUND,

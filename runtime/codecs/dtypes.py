@@ -19,6 +19,8 @@ _DTYPES = {
     "uint8": ("DT_UINT8", 4),
     "int16": ("DT_INT16", 5),
     "int8": ("DT_INT8", 6),
+    # Arrays of bytes objects, of any length each.
+    "object": ("DT_STRING", 7),
     "int64": ("DT_INT64", 9),
     "bool": ("DT_BOOL", 10),
     "bfloat16": ("DT_BFLOAT16", BFLOAT16),
@@ -53,6 +55,10 @@ def from_tf_number(number: int) -> Dtype | None:
         return bfloat16()
     name = _BY_NUMBER.get(number)
     return np.dtype(name) if name else None
+
+
+def is_string(dtype: Dtype) -> bool:
+    return dtype.hasobject
 
 
 def is_float(dtype: Dtype) -> bool:

@@ -43,7 +43,7 @@ class HalfPlusTwo:
             "only_y": Signature({"x": TensorSpec("x", F32, (-1,))}, {"y": TensorSpec("y", F32, (-1,))}),
         }
 
-    def predict(self, signature_name: str, inputs: Tensors) -> Tensors:
+    def predict(self, signature_name: str, inputs: Tensors, deadline: float | None = None) -> Tensors:
         assert not self.is_closed
         if self.bug is not None:
             raise self.bug

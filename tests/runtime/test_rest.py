@@ -511,7 +511,7 @@ def test_a_log_line_cannot_be_forged_by_a_path(s: Stage, app: App, caplog: pytes
 
 
 class NotFinite(HalfPlusTwo):
-    def predict(self, signature_name: str, inputs: Any) -> Any:
+    def predict(self, signature_name: str, inputs: Any, deadline: float | None = None) -> Any:
         return {"y": np.array([np.nan, np.inf, -np.inf], np.float32)}
 
 
@@ -522,7 +522,7 @@ def test_tokens_for_what_is_not_finite_go_in_and_out() -> None:
 
 
 class Uneven(HalfPlusTwo):
-    def predict(self, signature_name: str, inputs: Any) -> Any:
+    def predict(self, signature_name: str, inputs: Any, deadline: float | None = None) -> Any:
         return {"y": np.zeros(2, np.float32), "version": np.zeros(3, np.int64)}
 
 

@@ -446,7 +446,7 @@ class Echo(HalfPlusTwo):
         specs = {"x": TensorSpec("x", dtype, (-1, -1))}
         self.signatures = {DEFAULT_SIGNATURE: Signature(specs, specs)}
 
-    def predict(self, signature_name: str, inputs: Any) -> Any:
+    def predict(self, signature_name: str, inputs: Any, deadline: float | None = None) -> Any:
         return {name: array.copy() for name, array in inputs.items()}
 
 

@@ -28,17 +28,12 @@ def _load() -> DescriptorPool:
 _POOL = _load()
 
 
-def _message(name: str) -> Any:
+def __getattr__(name: str) -> Any:
+    """Return the message class of that name, as in ``schema.PredictRequest``; made when it is first asked for."""
     # Any: classes made at run time have no static type.
-    return GetMessageClass(_POOL.FindMessageTypeByName(f"{PACKAGE}.{name}"))
-
-
-TensorProto = _message("TensorProto")
-TensorShapeProto = _message("TensorShapeProto")
-PredictRequest = _message("PredictRequest")
-PredictResponse = _message("PredictResponse")
-SignatureDefMap = _message("SignatureDefMap")
-GetModelMetadataRequest = _message("GetModelMetadataRequest")
-GetModelMetadataResponse = _message("GetModelMetadataResponse")
-GetModelStatusRequest = _message("GetModelStatusRequest")
-GetModelStatusResponse = _message("GetModelStatusResponse")
+    try:
+        descriptor = _POOL.FindMessageTypeByName(f"{PACKAGE}.{name}")
+    except KeyError:
+        raise AttributeError(f"the schema has no message {name}") from None
+    globals()[name] = message = GetMessageClass(descriptor)
+    return message

@@ -6,6 +6,7 @@ OpenVINO is imported when the first model is loaded and not before.
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import re
 import sys
@@ -24,8 +25,9 @@ from numpy.typing import NDArray
 from model_cache.disk import DiskCache
 from model_cache.errors import LoadFailed
 from model_cache.repository import ModelVersion
-from runtime.codecs.dtypes import bfloat16
-from runtime.errors import InferenceFailed, InvalidRequest, Overloaded, SignatureNotFound
+from runtime import strings
+from runtime.codecs.dtypes import bfloat16, is_string
+from runtime.errors import DeadlineExceeded, InferenceFailed, InvalidRequest, Overloaded, SignatureNotFound
 from runtime.inputs import check_inputs
 from runtime.memory import Meter, keep_little
 from runtime.servable import LoadPhases, Tensors
@@ -58,6 +60,7 @@ _DTYPES = {
     "u32": "uint32",
     "u64": "uint64",
     "boolean": "bool",
+    "string": "object",
 }
 
 
@@ -157,7 +160,8 @@ class OpenVinoServable:
         self._is_dynamic = any(spec.shape is None or DYNAMIC in spec.shape for spec in inputs.values())
         # One infer request runs one inference at a time; OpenVINO raises "Infer Request is busy" at two.
         self._requests: queue.LifoQueue[Any] = queue.LifoQueue()
-        for _ in range(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")):
+        self.concurrency: int = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        for _ in range(self.concurrency):
             self._requests.put(compiled.create_infer_request())
 
     def __repr__(self) -> str:
@@ -169,8 +173,8 @@ class OpenVinoServable:
         check_inputs(self._signature.inputs, inputs)
         # A tensor that shares an array's memory does not keep the array alive; this list does.
         arrays = [np.require(inputs[name], requirements=["C", "W", "A"]) for name in self._signature.inputs]
-        with self._borrow() as request:
-            self._infer(request, arrays)
+        with self._borrow(deadline) as request:
+            self._infer(request, arrays, deadline)
             return {
                 spec.name: _array(request.get_output_tensor(i), spec)
                 for i, spec in enumerate(self._signature.outputs.values())
@@ -184,30 +188,55 @@ class OpenVinoServable:
         if change.growth is not None and change.growth <= -_WORTH_TELLING:
             logger.info("%s has given back %.1f MiB", self._name, -change.growth / 2**20)
 
+    def _too_late(self, when: str) -> DeadlineExceeded:
+        return DeadlineExceeded(f"the request's time was over {when}, on {self._name}")
+
     @contextmanager
-    def _borrow(self) -> Iterator[Any]:
+    def _borrow(self, deadline: float | None) -> Iterator[Any]:
+        left = _left(deadline)
+        if not left:
+            raise self._too_late("before it could run")
         try:
-            request = self._requests.get(timeout=self._pool_timeout)
+            request = self._requests.get(timeout=min(left, self._pool_timeout))
         except queue.Empty:
+            if left < self._pool_timeout:
+                raise self._too_late("before it had a free infer request") from None
             raise Overloaded(f"{self._name} had no free infer request for {self._pool_timeout:.0f} s") from None
         try:
             yield request
         finally:
             self._requests.put(request)
 
-    def _infer(self, request: Any, arrays: list[NDArray[Any]]) -> None:
+    def _infer(self, request: Any, arrays: list[NDArray[Any]], deadline: float | None) -> None:
+        kept, is_late = [], False
         try:
             for i, array in enumerate(arrays):
-                request.set_input_tensor(i, _tensor(array))
+                tensor, keep = _tensor(array)
+                request.set_input_tensor(i, tensor)
+                kept.append(keep)
             # Not infer(): with one inference thread OpenVINO 2026.4 loses its exceptions, and the request is answered
             # with what the one before it left in the output tensors.
             request.start_async()
+            if deadline is not None and not request.wait_for(_milliseconds(deadline)):
+                is_late = True
+                request.cancel()
             request.wait()
         except RuntimeError as exc:
+            if is_late:
+                raise self._too_late("while it ran") from None
             # With open dimensions only the graph itself can tell which sizes go together.
             if self._is_dynamic:
                 raise InvalidRequest(f"{self._name} cannot run inputs of these shapes: {_reason(exc)}") from exc
             raise InferenceFailed(f"{self._name} failed: {_reason(exc)}") from exc
+
+
+def _left(deadline: float | None) -> float:
+    return math.inf if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def _milliseconds(deadline: float) -> int:
+    # As many as OpenVINO takes, where there is no end to it.
+    return math.ceil(min(_left(deadline) * 1000, 2**31 - 1))
 
 
 def _upper_bound(version: ModelVersion) -> int:
@@ -271,15 +300,19 @@ def _dtype(kind: str, name: str, port: Any) -> Dtype:
     return np.dtype(_DTYPES[element_type])
 
 
-def _tensor(array: NDArray[Any]) -> Any:
-    """Return a tensor over the array's memory, which must be contiguous, aligned, writable, and outlive it."""
+def _tensor(array: NDArray[Any]) -> tuple[Any, Any]:
+    """Return a tensor, and what must outlive it; if its memory is the array's, that is contiguous and writable."""
+    if is_string(array.dtype):
+        return strings.pack(array)
     if array.dtype.name == "bfloat16":
-        return openvino().Tensor(array.view(np.uint16), list(array.shape), openvino().Type.bf16)
-    return openvino().Tensor(array, shared_memory=True)
+        return openvino().Tensor(array.view(np.uint16), list(array.shape), openvino().Type.bf16), array
+    return openvino().Tensor(array, shared_memory=True), array
 
 
 def _array(tensor: Any, spec: TensorSpec) -> NDArray[Any]:
     """Return a copy: the tensor's memory is the infer request's, and the next caller's soon."""
+    if is_string(spec.dtype):
+        return strings.unpack(tensor)
     data: NDArray[Any] = np.array(tensor.data)
     # OpenVINO shows bfloat16 as float16, for want of a better dtype.
     return data.view(spec.dtype) if data.dtype != spec.dtype else data

@@ -1,8 +1,11 @@
-"""Whether what a request brings is what a signature wants."""
+"""Whether what a request brings is what a signature wants.
+
+Texts, where TensorFlow Serving has one: ``servables/tensorflow/predict_util.cc`` and TensorFlow's executor.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol
 
 from runtime.codecs.dtypes import tf_name
@@ -22,17 +25,38 @@ class Shaped(Protocol):
 
 def check_inputs(specs: Mapping[str, TensorSpec], given: Mapping[str, Shaped]) -> None:
     """Raise InvalidRequest, with what was given and what is wanted, unless the tensors fit the specs."""
-    if given.keys() != specs.keys():
-        extra, missing = sorted(given.keys() - specs.keys()), sorted(specs.keys() - given.keys())
+    check_names(specs, given)
+    for i, (name, spec) in enumerate(specs.items()):
+        tensor = given[name]
+        if tensor.dtype != spec.dtype:
+            want, got = tf_name(spec.dtype), tf_name(tensor.dtype)
+            raise InvalidRequest(
+                f"input '{name}' has dtype {got}; want {want}: Expects arg[{i}] to be {_short(want)} but {_short(got)} "
+                "is provided"
+            )
+        spec.require(tensor.shape)
+
+
+def check_names(specs: Mapping[str, TensorSpec], given: Collection[str]) -> None:
+    """Raise InvalidRequest unless the names are those of the specs."""
+    if set(given) == specs.keys():
+        return
+    extra, missing = set(given) - specs.keys(), specs.keys() - set(given)
+    if len(given) != len(specs):
         raise InvalidRequest(
             f"input size does not match signature: {len(given)}!={len(specs)} len({_names(given)}) != "
             f"len({_names(specs)}). Sent extra: {_names(extra)}. Missing but required: {_names(missing)}."
         )
-    for name, spec in specs.items():
-        tensor = given[name]
-        if tensor.dtype != spec.dtype:
-            raise InvalidRequest(f"input '{name}' has dtype {tf_name(tensor.dtype)}; want {tf_name(spec.dtype)}")
-        spec.require(tensor.shape)
+    first = min(missing)
+    raise InvalidRequest(
+        f"Signature input alias: {first}(feed name: {specs[first].name}) not found in request and no default value "
+        f"provided. Inputs expected to be in the request {_names(given)}, or default input alias set: "
+        f"(sent extra: {_names(extra)}; missing but required: {_names(missing)})"
+    )
+
+
+def _short(dtype: str) -> str:
+    return dtype.removeprefix("DT_").lower()
 
 
 def _names(names: Iterable[str]) -> str:

@@ -31,6 +31,8 @@ class Servable(Protocol):
     size: int
     """Bytes of memory it occupies until it is closed."""
     phases: LoadPhases
+    concurrency: int
+    """Inferences it runs at once; further callers wait."""
 
     @property
     def signatures(self) -> Mapping[str, Signature]: ...

@@ -103,6 +103,27 @@ def shape_of(element_type: str) -> Any:
     return _model([x], y=ops.shape_of(x))
 
 
+def speller(rank: int = 1) -> Any:
+    """Of strings ``x``: ``y``, the same, and ``length`` of each in bytes."""
+    # From the fifteenth set on there are operations on strings.
+    from openvino import opset15
+
+    x = _input("x", "string", (DYNAMIC,) * rank)
+    parts = opset15.string_tensor_unpack(x)
+    begins, ends, characters = (parts.output(i) for i in range(3))
+    return _model([x], y=opset15.string_tensor_pack(begins, ends, characters), length=ops.subtract(ends, begins))
+
+
+def slow(steps: int = 300) -> Any:
+    """``y = x @ w`` again and again: with some 2,000 rows it takes the best part of a second."""
+    x = _input("x", "f32", (DYNAMIC, 512))
+    weights = ops.constant(np.full((512, 512), 1e-3, np.float32))
+    y = x
+    for _ in range(steps):
+        y = ops.relu(ops.matmul(y, weights, False, False))
+    return _model([x], y=y)
+
+
 def nameless() -> Any:
     """A model whose tensors have no names; only its nodes do."""
     x = ops.parameter([DYNAMIC, 2], openvino().Type.f32, name="data")

@@ -29,6 +29,7 @@ class HalfPlusTwo:
 
     size = 1
     phases = LoadPhases(None, 0.25, 0.5)
+    concurrency = 1
 
     def __init__(self, version: int) -> None:
         self._version = version

@@ -1,0 +1,101 @@
+"""OpenVINO's string tensors, from and to arrays of bytes objects, byte for byte.
+
+Python's binding goes by way of numpy's fixed-length strings: those lose zeros at the end of a string, and make each as
+long as the longest, so that a few megabytes could ask for terabytes. OpenVINO's own operations for the purpose do
+neither: they take strings apart into one array of bytes and where each begins and ends, and put them together again.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import InvalidRequest
+
+_MOST = np.iinfo(np.int32).max
+"""Bytes that all strings of a tensor may have together: positions are int32."""
+
+
+def pack(array: NDArray[Any]) -> tuple[Any, Any]:
+    """Return a tensor with the strings of an array of dtype object, and what has to be kept as long as the tensor.
+
+    Raises:
+        InvalidRequest: they have more than 2 GiB.
+    """
+    if not array.size:
+        # The operations do not run for nothing, and would leave the answer of the time before.
+        return _openvino().Tensor(_openvino().Type.string, list(array.shape)), None
+    strings = array.ravel().tolist()
+    ends = np.cumsum(np.fromiter(map(len, strings), np.int64, len(strings)), dtype=np.int64)
+    if ends[-1] > _MOST:
+        raise InvalidRequest(f"the strings of one input have {ends[-1]} bytes; want at most {_MOST}")
+    begins = np.concatenate(([0], ends[:-1]))
+    # One byte more than there is: nothing but empty strings is nothing too. Writable, as OpenVINO wants memory to be.
+    characters = np.frombuffer(bytearray().join([*strings, b"\0"]), np.uint8)
+    parts = [part.astype(np.int32).reshape(array.shape) for part in (begins, ends)]
+    return _run(_packing(array.ndim), [*parts, characters])
+
+
+def unpack(tensor: Any) -> NDArray[Any]:
+    """Return the strings of a tensor as an array of dtype object, bytes in it."""
+    shape = tuple(tensor.shape)
+    if 0 in shape:
+        return np.empty(shape, object)
+    request = _unpacking(len(shape)).create_infer_request()
+    request.set_input_tensor(0, tensor)
+    request.start_async()
+    request.wait()
+    begins, ends, characters = (request.get_output_tensor(i).data for i in range(3))
+    content = characters.tobytes()
+    array = np.empty(begins.size, object)
+    array[:] = [content[begin:end] for begin, end in zip(begins.ravel().tolist(), ends.ravel().tolist(), strict=True)]
+    return array.reshape(shape)
+
+
+def _run(compiled: Any, arrays: list[NDArray[Any]]) -> tuple[Any, Any]:
+    openvino = _openvino()
+    request = compiled.create_infer_request()
+    for i, array in enumerate(arrays):
+        request.set_input_tensor(i, openvino.Tensor(array, shared_memory=True))
+    # Not infer(), which returns the outputs too, by the way that is to be avoided.
+    request.start_async()
+    request.wait()
+    return request.get_output_tensor(0), (request, arrays)
+
+
+# By rank, as the CPU plugin compiles no input whose rank is open.
+@cache
+def _packing(rank: int) -> Any:
+    openvino, ops = _openvino(), _operations()
+    begins, ends = (ops.parameter([-1] * rank, openvino.Type.i32) for _ in range(2))
+    characters = ops.parameter([-1], openvino.Type.u8)
+    packed = ops.string_tensor_pack(begins, ends, characters)
+    return _compile(openvino.Model([ops.result(packed)], [begins, ends, characters], "pack"))
+
+
+@cache
+def _unpacking(rank: int) -> Any:
+    openvino, ops = _openvino(), _operations()
+    strings = ops.parameter([-1] * rank, openvino.Type.string)
+    parts = ops.string_tensor_unpack(strings)
+    return _compile(openvino.Model([ops.result(parts.output(i)) for i in range(3)], [strings], "unpack"))
+
+
+def _compile(model: Any) -> Any:
+    return _openvino().Core().compile_model(model, "CPU")
+
+
+def _openvino() -> Any:
+    # The engine's, which has seen to it that only what is needed of it is imported.
+    return sys.modules["openvino"]
+
+
+def _operations() -> Any:
+    # Only now, as few models have strings.
+    from openvino import opset15
+
+    return opset15

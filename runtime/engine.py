@@ -12,8 +12,8 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -173,57 +173,77 @@ class OpenVinoServable:
         check_inputs(self._signature.inputs, inputs)
         # A tensor that shares an array's memory does not keep the array alive; this list does.
         arrays = [np.require(inputs[name], requirements=["C", "W", "A"]) for name in self._signature.inputs]
-        with self._borrow(deadline) as request:
-            self._infer(request, arrays, deadline)
+        request = self._borrow(deadline)
+        is_running = False
+        try:
+            is_running = self._infer(request, arrays, deadline)
+            if is_running:
+                raise self._too_late("while it ran")
             return {
                 spec.name: _array(request.get_output_tensor(i), spec)
                 for i, spec in enumerate(self._signature.outputs.values())
             }
+        finally:
+            if is_running:
+                self._return_later(request, arrays)
+            else:
+                self._requests.put(request)
 
     def close(self) -> None:
         with self._meter.change() as change:
-            while not self._requests.empty():
+            # All of them: what nobody waited for any more may be running still.
+            for _ in range(self.concurrency):
                 self._requests.get()
             self.resources.close()
         if change.growth is not None and change.growth <= -_WORTH_TELLING:
             logger.info("%s has given back %.1f MiB", self._name, -change.growth / 2**20)
 
+    def _return_later(self, request: Any, kept: list[Any]) -> None:
+        """Give back an infer request when it has come to its end; keep until then what it reads."""
+
+        # It cannot be stopped: OpenVINO 2026.4's cancel() returns while the run goes on, and what is started after that
+        # waits for both.
+        def wait() -> None:
+            with suppress(RuntimeError):
+                request.wait()
+            self._requests.put(request)
+            kept.clear()
+
+        try:
+            threading.Thread(target=wait, name="late", daemon=True).start()
+        # The process may have no more threads.
+        except RuntimeError:
+            wait()
+
     def _too_late(self, when: str) -> DeadlineExceeded:
         return DeadlineExceeded(f"the request's time was over {when}, on {self._name}")
 
-    @contextmanager
-    def _borrow(self, deadline: float | None) -> Iterator[Any]:
+    def _borrow(self, deadline: float | None) -> Any:
         left = _left(deadline)
         if not left:
             raise self._too_late("before it could run")
         try:
-            request = self._requests.get(timeout=min(left, self._pool_timeout))
+            return self._requests.get(timeout=min(left, self._pool_timeout))
         except queue.Empty:
             if left < self._pool_timeout:
                 raise self._too_late("before it had a free infer request") from None
             raise Overloaded(f"{self._name} had no free infer request for {self._pool_timeout:.0f} s") from None
-        try:
-            yield request
-        finally:
-            self._requests.put(request)
 
-    def _infer(self, request: Any, arrays: list[NDArray[Any]], deadline: float | None) -> None:
-        kept, is_late = [], False
+    def _infer(self, request: Any, arrays: list[NDArray[Any]], deadline: float | None) -> bool:
+        """Run; return whether it still runs, as the deadline has passed."""
         try:
             for i, array in enumerate(arrays):
                 tensor, keep = _tensor(array)
                 request.set_input_tensor(i, tensor)
-                kept.append(keep)
+                arrays[i] = keep
             # Not infer(): with one inference thread OpenVINO 2026.4 loses its exceptions, and the request is answered
             # with what the one before it left in the output tensors.
             request.start_async()
             if deadline is not None and not request.wait_for(_milliseconds(deadline)):
-                is_late = True
-                request.cancel()
+                return True
             request.wait()
+            return False
         except RuntimeError as exc:
-            if is_late:
-                raise self._too_late("while it ran") from None
             # With open dimensions only the graph itself can tell which sizes go together.
             if self._is_dynamic:
                 raise InvalidRequest(f"{self._name} cannot run inputs of these shapes: {_reason(exc)}") from exc

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import logging
@@ -23,13 +24,12 @@ from numpy.typing import NDArray
 
 from model_cache.disk import DiskCache
 from model_cache.errors import LoadFailed
-from model_cache.local import LocalStorage
-from model_cache.repository import ModelRepository
 from runtime.engine import OpenVinoLoader, OpenVinoServable, openvino
 from runtime.errors import DeadlineExceeded, InferenceFailed, InvalidRequest, Overloaded, SignatureNotFound
 from runtime.memory import resident, trim
 from runtime.signature import DEFAULT_SIGNATURE, TensorSpec
 from tests.conftest import DIGITS
+from tests.fakes import until
 from tests.runtime import models
 
 MAGIKA = Path(magika.__file__).parent / "models" / "standard_v3_3"
@@ -580,18 +580,6 @@ def test_no_telemetry_and_no_converters_are_imported(tmp_path: Path) -> None:
     assert not [name for name in modules if name.startswith(("openvino.tools", "openvino_telemetry"))]
 
 
-def test_whoever_waits_too_long_for_an_infer_request_is_told(tmp_path: Path) -> None:
-    models.save(models.doubler(), tmp_path / "model")
-    (version,) = ModelRepository("m", LocalStorage(tmp_path / "model")).versions().values()
-    loader = OpenVinoLoader(models.files_at(tmp_path), {"NUM_STREAMS": "1"}, pool_timeout=0.05)
-    servable = loader.load(version)
-    inputs = {"x": np.ones((1, 2), np.float32)}
-    with servable._borrow(None), pytest.raises(Overloaded, match="m/1 had no free infer request"):
-        servable.predict(DEFAULT_SIGNATURE, inputs)
-    assert servable.predict(DEFAULT_SIGNATURE, inputs)["y"].tolist() == [[2, 2]]
-    servable.close()
-
-
 def time_left(seconds: float) -> float:
     return time.monotonic() + seconds
 
@@ -607,23 +595,72 @@ def test_a_request_whose_time_is_not_over_runs(seconds: float, doubler: OpenVino
     assert outputs["y"].tolist() == [[2, 2]]
 
 
-def test_an_inference_stops_when_its_time_is_over(tmp_path: Path) -> None:
-    with models.serving(models.slow(1500), tmp_path, NUM_STREAMS="1") as servable:
-        x = np.ones((2000, 512), np.float32)
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenVinoServable]:
+    """One infer request, for which others wait a tenth of a second at most."""
+    base = tmp_path_factory.mktemp("slow")
+    models.save(models.slow(), base)
+    loader = OpenVinoLoader(models.files_at(base), {**models.F32, "NUM_STREAMS": "1"}, pool_timeout=0.1)
+    servable = loader.load(models.version_at(base))
+    yield servable
+    servable.close()
+
+
+ROWS = 1000
+"""Of what the slow model takes some tenths of a second for."""
+
+
+def run_out_of_time(servable: OpenVinoServable) -> None:
+    """Leave an inference running that nobody waits for any more."""
+    with pytest.raises(DeadlineExceeded, match="while it ran, on model/1"):
+        servable.predict(DEFAULT_SIGNATURE, {"x": np.ones((ROWS, 512), np.float32)}, time_left(0.02))
+
+
+def predict_when_free(servable: OpenVinoServable, rows: int) -> NDArray[Any]:
+    outputs = []
+
+    def is_done() -> bool:
+        with contextlib.suppress(Overloaded):
+            outputs.append(servable.predict(DEFAULT_SIGNATURE, {"x": np.ones((rows, 512), np.float32)})["y"])
+        return bool(outputs)
+
+    until(is_done)
+    return outputs[0]
+
+
+def test_an_answer_that_comes_too_late_is_not_waited_for(slow: OpenVinoServable) -> None:
+    began = time.monotonic()
+    run_out_of_time(slow)
+    answered = time.monotonic() - began
+    assert predict_when_free(slow, 1).shape == (1, 512)
+    # What the first one left was running all the while.
+    assert answered < (time.monotonic() - began) / 2
+
+
+def test_what_still_runs_keeps_its_input_and_its_output_to_itself(slow: OpenVinoServable) -> None:
+    want = predict_when_free(slow, 3)
+    for _ in range(3):
+        run_out_of_time(slow)
+        np.testing.assert_array_equal(predict_when_free(slow, 3), want)
+
+
+def test_whoever_waits_too_long_for_an_infer_request_is_told(slow: OpenVinoServable) -> None:
+    run_out_of_time(slow)
+    with pytest.raises(Overloaded, match="model/1 had no free infer request"):
+        slow.predict(DEFAULT_SIGNATURE, {"x": np.ones((1, 512), np.float32)})
+    predict_when_free(slow, 1)
+
+
+def test_time_may_be_over_while_others_have_the_infer_requests(slow: OpenVinoServable) -> None:
+    run_out_of_time(slow)
+    with pytest.raises(DeadlineExceeded, match="before it had a free infer request"):
+        slow.predict(DEFAULT_SIGNATURE, {"x": np.ones((1, 512), np.float32)}, time_left(0.02))
+    predict_when_free(slow, 1)
+
+
+def test_closing_waits_for_what_still_runs(tmp_path: Path) -> None:
+    with models.serving(models.slow(), tmp_path, NUM_STREAMS="1") as servable:
         began = time.monotonic()
-        with pytest.raises(DeadlineExceeded, match="while it ran, on model/1"):
-            servable.predict(DEFAULT_SIGNATURE, {"x": x}, time_left(0.05))
-        # To its end it would take many seconds.
-        assert time.monotonic() - began < 2
-        # And what it leaves is fit for the next one.
-        assert servable.predict(DEFAULT_SIGNATURE, {"x": x[:1]})["y"].shape == (1, 512)
-
-
-def test_time_may_be_over_while_others_have_the_infer_requests(tmp_path: Path) -> None:
-    inputs = {"x": np.ones((1, 2), np.float32)}
-    with (
-        models.serving(models.doubler(), tmp_path, NUM_STREAMS="1") as servable,
-        servable._borrow(None),
-        pytest.raises(DeadlineExceeded, match="before it had a free infer request"),
-    ):
-        servable.predict(DEFAULT_SIGNATURE, inputs, time_left(0.05))
+        run_out_of_time(servable)
+        answered = time.monotonic() - began
+    assert time.monotonic() - began > 2 * answered

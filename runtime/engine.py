@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-import queue
 import re
 import sys
 import threading
@@ -30,6 +29,7 @@ from runtime.codecs.dtypes import bfloat16, is_string
 from runtime.errors import DeadlineExceeded, InferenceFailed, InvalidRequest, Overloaded, SignatureNotFound
 from runtime.inputs import check_inputs
 from runtime.memory import Meter, keep_little
+from runtime.pool import Pool
 from runtime.servable import LoadPhases, Tensors
 from runtime.signature import DEFAULT_SIGNATURE, DYNAMIC, Dtype, Signature, TensorSpec
 
@@ -159,10 +159,8 @@ class OpenVinoServable:
         self.signatures = {DEFAULT_SIGNATURE: self._signature}
         self._is_dynamic = any(spec.shape is None or DYNAMIC in spec.shape for spec in inputs.values())
         # One infer request runs one inference at a time; OpenVINO raises "Infer Request is busy" at two.
-        self._requests: queue.LifoQueue[Any] = queue.LifoQueue()
         self.concurrency: int = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
-        for _ in range(self.concurrency):
-            self._requests.put(compiled.create_infer_request())
+        self._requests = Pool[Any]([compiled.create_infer_request() for _ in range(self.concurrency)])
 
     def __repr__(self) -> str:
         return f"<OpenVinoServable {self._name}>"
@@ -187,13 +185,13 @@ class OpenVinoServable:
             if is_running:
                 self._return_later(request, arrays)
             else:
-                self._requests.put(request)
+                self._requests.give_back(request)
 
     def close(self) -> None:
         with self._meter.change() as change:
             # All of them: what nobody waited for any more may be running still.
             for _ in range(self.concurrency):
-                self._requests.get()
+                self._requests.take()
             self.resources.close()
         if change.growth is not None and change.growth <= -_WORTH_TELLING:
             logger.info("%s has given back %.1f MiB", self._name, -change.growth / 2**20)
@@ -206,7 +204,7 @@ class OpenVinoServable:
         def wait() -> None:
             with suppress(RuntimeError):
                 request.wait()
-            self._requests.put(request)
+            self._requests.give_back(request)
             kept.clear()
 
         try:
@@ -223,8 +221,8 @@ class OpenVinoServable:
         if not left:
             raise self._too_late("before it could run")
         try:
-            return self._requests.get(timeout=min(left, self._pool_timeout))
-        except queue.Empty:
+            return self._requests.take(min(left, self._pool_timeout))
+        except TimeoutError:
             if left < self._pool_timeout:
                 raise self._too_late("before it had a free infer request") from None
             raise Overloaded(f"{self._name} had no free infer request for {self._pool_timeout:.0f} s") from None

@@ -23,6 +23,7 @@ class LoadPhases:
     """What was downloaded for it, and how long that took; None if the files were there."""
     compile: float
     total: float
+    warm_up: float = 0.0
 
 
 class Servable(Protocol):

@@ -67,6 +67,7 @@ def encode_inventory(inventory: Inventory) -> bytes:
                   "load": null unless it is loaded, else {
                     "fetch": null if its files were there, else {"seconds": s, "bytes": n, "mb_per_second": n},
                     "compile": {"seconds": s},
+                    "warm_up": {"seconds": s},
                     "total": {"seconds": s}
                   }
                 }
@@ -114,6 +115,7 @@ def _phases(phases: LoadPhases) -> dict[str, Any]:
     return {
         "fetch": fetch,
         "compile": {"seconds": round(phases.compile, 6)},
+        "warm_up": {"seconds": round(phases.warm_up, 6)},
         "total": {"seconds": round(phases.total, 6)},
     }
 

@@ -20,6 +20,8 @@ WANTED: dict[type[Exception], tuple[str, int]] = {
     errors.PayloadTooLarge: ("RESOURCE_EXHAUSTED", 413),
     errors.RequestTimeout: ("DEADLINE_EXCEEDED", 408),
     errors.Unsupported: ("UNIMPLEMENTED", 501),
+    errors.PreconditionFailed: ("FAILED_PRECONDITION", 400),
+    errors.DeadlineExceeded: ("DEADLINE_EXCEEDED", 504),
     errors.Overloaded: ("UNAVAILABLE", 503),
     errors.InferenceFailed: ("INTERNAL", 500),
     cache.ModelCacheError: ("INTERNAL", 500),

@@ -1,0 +1,49 @@
+"""A few things that many callers need: each is lent to one at a time, and whoever has waited longest comes first."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Iterable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Pool(Generic[T]):
+    """A queue of Python's would let whoever has just given one back take it again, before those who wait wake up."""
+
+    def __init__(self, things: Iterable[T]) -> None:
+        # Guards the two below, of which one is empty at any time.
+        self._lock = threading.Lock()
+        self._idle = list(things)
+        self._waiting: deque[queue.SimpleQueue[T]] = deque()
+
+    def take(self, timeout: float | None = None) -> T:
+        """Return one of the things, to be given back; wait for it up to ``timeout`` seconds.
+
+        Raises:
+            TimeoutError: there was none.
+        """
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+            mine: queue.SimpleQueue[T] = queue.SimpleQueue()
+            self._waiting.append(mine)
+        try:
+            return mine.get(timeout=timeout)
+        except queue.Empty:
+            with self._lock:
+                if mine in self._waiting:
+                    self._waiting.remove(mine)
+                    raise TimeoutError from None
+            # It has come in the last moment.
+            return mine.get()
+
+    def give_back(self, thing: T) -> None:
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().put(thing)
+            else:
+                self._idle.append(thing)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mangum import Mangum
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from handlers.build import build_server
 from handlers.logs import configure_logging
@@ -17,12 +19,21 @@ from runtime.engine import openvino
 from runtime.rest import create_app
 
 
-async def _inline(call: Callable[[], bytes]) -> bytes:
+async def _inline(call: Callable[[], Response]) -> Response:
     return call()
 
 
-# /tmp is all that can be written to, and only this function's environment sees it.
-_settings = read_settings({}, {"cache_dir": "/tmp/decant"})
+async def _as_sent(scope: Scope, receive: Receive, send: Send) -> None:
+    """Call the application with the path as it was sent, which Mangum decodes: a name may have a slash in it."""
+    event = scope["aws.event"]
+    # HTTP APIs decode it themselves.
+    path: str = event.get("rawPath") or event.get("path") or "/"
+    await _app({**scope, "raw_path": path.encode(errors="replace")}, receive, send)
+
+
+# /tmp is all that can be written to, and only this function's environment sees it. A model is loaded for a request that
+# waits for it, so an inference to warm up with would only come before its own.
+_settings = read_settings({}, {"cache_dir": "/tmp/decant", "enable_signature_warmup": False})
 configure_logging(_settings.log_level)
 _server = build_server(_settings)
 # The init phase has a whole core, whatever the function's memory buys.
@@ -37,4 +48,4 @@ _app = create_app(
     timeout=_settings.rest_api_timeout_in_ms / 1000,
     has_cors=_settings.rest_api_enable_cors_support,
 )
-handler = Mangum(_app, lifespan="off")
+handler = Mangum(_as_sent, lifespan="off")

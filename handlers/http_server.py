@@ -6,47 +6,15 @@ import asyncio
 import socket
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import uvicorn
+from starlette.responses import Response
 
-from runtime.errors import Overloaded
 from runtime.rest import create_app
 from runtime.server import ModelServer
 
 BACKLOG = 2048
-
-
-class Workers:
-    """Threads for blocking calls, as many as there may be calls.
-
-    Most of them wait, for a load or for an infer request; with fewer threads, requests for one model that is slow to
-    load would hold up those for another. Threads are made when they are first needed.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._pool = ThreadPoolExecutor(limit, thread_name_prefix="rest")
-        self._limit = limit
-        # Added to on the event loop's thread, taken from by whichever thread ends the call. A call whose client has
-        # gone stays here until it ends.
-        self._calls: set[Future[bytes]] = set()
-
-    async def run(self, call: Callable[[], bytes]) -> bytes:
-        if len(self._calls) >= self._limit:
-            raise Overloaded(f"{len(self._calls)} requests are in flight, as many as may be; see --max_in_flight")
-        future = self._pool.submit(call)
-        self._calls.add(future)
-        future.add_done_callback(self._calls.discard)
-        try:
-            return await asyncio.wrap_future(future)
-        finally:
-            # If it raised, its error's traceback has this frame, and the frame had it: a circle with a body in it.
-            del future
-
-    def close(self) -> bool:
-        """Take no more calls, and return whether none is left unfinished."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        return not self._calls
 
 
 class HttpServer:
@@ -66,11 +34,13 @@ class HttpServer:
         self._address = address
         self._port = port
         self._ready = threading.Event()
-        self._workers = Workers(max_in_flight)
+        # As many threads as there may be calls, made when they are first needed. Most wait, for a load or for an infer
+        # request; with fewer, requests for one model that is slow to load would hold up those for another.
+        self._workers = ThreadPoolExecutor(max_in_flight, thread_name_prefix="rest")
         config = uvicorn.Config(
             create_app(
                 server,
-                self._workers.run,
+                self._run,
                 max_body,
                 self._ready.is_set,
                 max_in_flight,
@@ -98,6 +68,13 @@ class HttpServer:
         self._socket = _listen(self._address, self._port)
         self._thread.start()
 
+    @property
+    def port(self) -> int:
+        """What was asked for, or what the system has chosen if that was 0. Once started."""
+        assert self._socket is not None
+        port: int = self._socket.getsockname()[1]
+        return port
+
     def set_ready(self) -> None:
         self._ready.set()
 
@@ -107,7 +84,13 @@ class HttpServer:
         # its own, at which it would log a traceback for each request.
         self._uvicorn.should_exit = True
         self._thread.join(timeout)
-        return self._workers.close() and not self._thread.is_alive()
+        self._workers.shutdown(wait=False, cancel_futures=True)
+        return not self._thread.is_alive()
+
+    async def _run(self, call: Callable[[], Response]) -> Response:
+        # The future has no name here: if the call raises, the error's traceback has this frame, and a frame that had
+        # the future would close a circle with a body in it.
+        return await asyncio.get_running_loop().run_in_executor(self._workers, call)
 
     def _serve(self) -> None:
         assert self._socket is not None

@@ -5,98 +5,41 @@ Handlers take the request and return bytes: no pydantic and no middleware betwee
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import sys
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request, Response
-from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import BaseRoute, Match
+from starlette.types import Receive, Scope, Send
 
+from runtime import encodings, urls
+from runtime.bodies import Bodies, Take, read
 from runtime.codecs.model_json import encode_inventory, encode_metadata, encode_status
-from runtime.errors import InvalidRequest, Overloaded, PayloadTooLarge, RequestTimeout
-from runtime.predict import predict_json
+from runtime.predict import classify_json, predict_json, regress_json
 from runtime.server import ModelServer
 from runtime.status import KNOWN, http_status_of, is_ours, public_message
 
 logger = logging.getLogger(__name__)
 
-Run = Callable[[Callable[[], bytes]], Awaitable[bytes]]
+Run = Callable[[Callable[[], Response]], Awaitable[Response]]
 """How a front runs a blocking call: in a thread where requests overlap, on the spot where they do not."""
 
-METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-BODY_SILENCE = 20.0
-"""Seconds without a byte of a body before its request is given up."""
-MAX_BODIES = 8
-"""How many bodies of the largest size may be in memory together, or the same bytes of any number of smaller ones."""
+_INFERENCES: Mapping[str, Callable[..., bytes]] = {
+    "predict": predict_json,
+    "classify": classify_json,
+    "regress": regress_json,
+}
 _RETRY_AFTER = {"retry-after": "1"}
-
-
-class _NameConvertor(Convertor[str]):
-    """A model's name: as TensorFlow Serving, no slash and no colon."""
-
-    regex = "[^/:]+"
-
-    def convert(self, value: str) -> str:
-        return value
-
-    def to_string(self, value: str) -> str:
-        return value
-
-
-class _VersionConvertor(Convertor[int]):
-    regex = "[0-9]+"
-
-    def convert(self, value: str) -> int:
-        # No version is that large, so this is none of ours; and Python refuses to convert very long numbers.
-        return int(value) if len(value) < 20 else 1 << 63
-
-    def to_string(self, value: int) -> str:
-        return str(value)
-
-
-register_url_convertor("model", _NameConvertor())
-register_url_convertor("version", _VersionConvertor())
-
-
-class Bodies:
-    """How many requests are being read or answered, and how many bytes of body they hold. For one event loop."""
-
-    def __init__(self, max_body: int, max_requests: int) -> None:
-        self.max_body = max_body
-        self._max_requests = max_requests
-        self._max_bytes = MAX_BODIES * max_body
-        self._requests = 0
-        self._bytes = 0
-
-    @contextmanager
-    def admitted(self) -> Iterator[Callable[[int], None]]:
-        """Count one request, and the bytes for which the function that this gives is called.
-
-        Raises:
-            Overloaded: there are too many requests; or, from the function, too many bytes.
-        """
-        if self._requests >= self._max_requests:
-            raise Overloaded(f"{self._requests} requests are in flight, as many as may be; see --max_in_flight")
-        taken = 0
-
-        def take(size: int) -> None:
-            nonlocal taken
-            if self._bytes + size > self._max_bytes:
-                raise Overloaded(f"the bodies of {self._requests} requests take {self._bytes} bytes already")
-            taken += size
-            self._bytes += size
-
-        self._requests += 1
-        try:
-            yield take
-        finally:
-            self._requests -= 1
-            self._bytes -= taken
+_CORS = {
+    "access-control-allow-origin": "*",
+    "access-control-allow-methods": "POST, GET",
+    "access-control-allow-headers": "Content-Type",
+}
 
 
 def create_app(
@@ -114,131 +57,143 @@ def create_app(
     Args:
         server: what it serves.
         run: see `Run`.
-        max_body: bytes of a request's body, above which it is answered with 413 and not read.
+        max_body: bytes of a request's body, as sent and inflated, above which it is answered with 413.
         is_ready: whether everything is up that must be before traffic comes.
-        max_requests: predicts read or answered at a time; further ones are answered with 503.
-        timeout: seconds that a request has from when its model is there; 504 after that.
+        max_requests: requests read or answered at a time; further ones are answered with 503. Health is not counted.
+        timeout: seconds that a request has from when its model is there, 504 after that; 0 for no end.
         has_cors: whether pages of other origins may call.
     """
-    description = "OpenVINO models over TensorFlow Serving's REST API."
-    app = FastAPI(title="Decant", description=description, redirect_slashes=False)
-    bodies = Bodies(max_body, max_requests)
+    app = _App(title="Decant", redirect_slashes=False)
 
-    @app.post("/v1/models/{name:model}:predict", summary="Predict with the newest version")
-    @app.post("/v1/models/{name:model}/versions/{version:version}:predict", summary="Predict with one version")
-    async def predict(request: Request) -> Response:
-        async def answer() -> bytes:
-            name, version = _model(request)
-            with bodies.admitted() as take:
-                body = await _read(request, max_body, take)
-                return await run(lambda: predict_json(server, name, version, body))
-
-        return await _respond(request, answer)
-
-    @app.get("/v1/models/{name:model}", summary="State of all versions")
-    @app.get("/v1/models/{name:model}/versions/{version:version}", summary="State of one version")
-    async def status(request: Request) -> Response:
-        name, version = _model(request)
-        return await _respond(request, lambda: run(lambda: _status(server, name, version)))
-
-    @app.get("/v1/models/{name:model}/metadata", summary="Signatures of the newest version")
-    @app.get("/v1/models/{name:model}/versions/{version:version}/metadata", summary="Signatures of one version")
-    async def metadata(request: Request) -> Response:
-        name, version = _model(request)
-        return await _respond(request, lambda: run(lambda: _metadata(server, name, version)))
-
-    @app.get("/v1/cache", summary="Where every version is, and what it occupies")
-    async def cache(request: Request) -> Response:
-        return await _respond(request, lambda: run(lambda: encode_inventory(server.inventory())))
-
-    @app.api_route("/v2/health/live", methods=["GET", "HEAD"], summary="The process answers")
+    @app.api_route("/v2/health/live", methods=["GET", "HEAD"])
     async def live() -> Response:
         return Response()
 
-    @app.api_route(
-        "/v2/health/ready", methods=["GET", "HEAD"], summary="What must be loaded is loaded, and every port listens"
-    )
+    @app.api_route("/v2/health/ready", methods=["GET", "HEAD"])
     async def ready() -> Response:
         return Response(status_code=200 if is_ready() else 503)
 
-    @app.get("/v1/models", include_in_schema=False)
-    async def models() -> Response:
-        return _error(400, "Missing model name in request.")
-
-    @app.api_route("/v1/{path:path}", methods=METHODS, include_in_schema=False)
-    async def malformed(request: Request) -> Response:
-        return _error(400, f"Malformed request: {request.method} {request.url.path[:256]}")
-
+    contract = _Contract(server, run, Bodies(max_body, max_requests), timeout, _CORS if has_cors else {})
+    # Before all others, as it is what requests are for.
+    app.router.routes.insert(0, contract)
     app.add_exception_handler(HTTPException, _http_error)
     return app
 
 
-def _model(request: Request) -> tuple[str, int | None]:
-    return request.path_params["name"], request.path_params.get("version")
+class _App(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        # Written by hand, as no route has types that it could be made of; imported by whoever asks for it.
+        from runtime.openapi import document
+
+        return document()
 
 
-async def _read(request: Request, max_body: int, take: Callable[[int], None]) -> bytes:
-    declared = request.headers.get("content-length", "0")
-    if not declared.isdecimal():
-        raise InvalidRequest(f"Content-Length is {declared[:20]!r}; want a number of bytes")
-    too_large = f"the body is larger than {max_body} bytes; see --max_body_size"
-    if int(declared[:20]) > max_body:
-        raise PayloadTooLarge(too_large)
-    chunks, size = [], 0
-    now = asyncio.get_running_loop().time
-    try:
-        async with asyncio.timeout_at(now() + BODY_SILENCE) as limit:
-            async for chunk in request.stream():
-                limit.reschedule(now() + BODY_SILENCE)
-                size += len(chunk)
-                if size > max_body:
-                    raise PayloadTooLarge(too_large)
-                take(len(chunk))
-                chunks.append(chunk)
-    except TimeoutError:
-        raise RequestTimeout(f"nothing of the body came for {BODY_SILENCE:.0f} s") from None
-    return b"".join(chunks)
+class _Contract(BaseRoute):
+    """All of ``/v1/``: one route, as paths are matched before they are decoded and whatever the method."""
+
+    def __init__(
+        self, server: ModelServer, run: Run, bodies: Bodies, timeout: float, headers: Mapping[str, str]
+    ) -> None:
+        self._server = server
+        self._run = run
+        self._bodies = bodies
+        self._timeout = timeout or None
+        self._headers = headers
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        is_ours = scope["type"] == "http" and urls.path_of(scope)[:4].lower() == b"/v1/"
+        return (Match.FULL if is_ours else Match.NONE), {}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        response = await self._respond(request)
+        if self._headers:
+            response.headers.update(self._headers)
+        if request.method == "HEAD":
+            response.body = b""
+        await response(scope, receive, send)
+
+    async def _respond(self, request: Request) -> Response:
+        if request.method == "OPTIONS":
+            return _preflight(request)
+        try:
+            target = urls.parse(request.method, urls.path_of(request.scope))
+            with self._bodies.admitted() as take:
+                return await self._answer(request, target, take)
+        except KNOWN as exc:
+            if is_ours(exc):
+                logger.warning("%s: %s", _line(request), exc)
+            return _error(http_status_of(exc), public_message(exc))
+        except ClientDisconnect:
+            # It left before its body was complete, so nobody reads this.
+            return _error(499, "the client has gone")
+        # The edge: whatever else comes this far is a bug, is logged here and shown to nobody.
+        except Exception:
+            logger.exception("%s failed", _line(request))
+            return _error(500, "internal error")
+
+    async def _answer(self, request: Request, target: urls.Target, take: Take) -> Response:
+        accepted = _header(request, "accept-encoding")
+        if target.verb not in _INFERENCES:
+            return await self._run(lambda: _ok(_look(self._server, target), accepted))
+        coding = encodings.coding_of(_header(request, "content-encoding"))
+        body = await read(request, self._bodies.max_body, take)
+
+        def infer() -> Response:
+            content = encodings.inflate(body, coding, self._bodies.max_body, take) if coding else body
+            answer = _INFERENCES[target.verb]
+            name, version, label = target.name, target.version, target.label
+            return _ok(answer(self._server, name, version, content, label=label, timeout=self._timeout), accepted)
+
+        return await self._run(infer)
 
 
-async def _respond(request: Request, answer: Callable[[], Awaitable[bytes]]) -> Response:
-    try:
-        return Response(await answer(), media_type="application/json")
-    except KNOWN as exc:
-        if is_ours(exc):
-            logger.warning("%s: %s", _line(request), exc)
-        return _error(http_status_of(exc), public_message(exc))
-    except ClientDisconnect:
-        # It left before its body was complete, so nobody reads this.
-        return _error(499, "the client has gone")
-    # The edge: whatever else comes this far is a bug, is logged here and shown to nobody.
-    except Exception:
-        logger.exception("%s failed", _line(request))
-        return _error(500, "internal error")
+def _look(server: ModelServer, target: urls.Target) -> bytes:
+    if target.verb == "cache":
+        return encode_inventory(server.inventory())
+    if target.verb == "status":
+        # Of all versions if there is a label, as TensorFlow Serving.
+        states = server.status(target.name, target.version)
+        return encode_status((state.version, state.state.name, state.code.name, state.message) for state in states)
+    with server.lease(target.name, target.version, label=target.label) as lease:
+        return encode_metadata(target.name, lease.id.version, lease.servable.signatures)
 
 
-def _line(request: Request) -> str:
-    # Quoted, as a path may have line breaks in it.
-    return f"{request.method} {request.url.path[:256]!r}"
+def _preflight(request: Request) -> Response:
+    # Whether pages may call is said by the headers, which are not here.
+    origin = _header(request, "origin")
+    return Response(status_code=200 if "http://" in origin or "https://" in origin else 400)
+
+
+def _ok(content: bytes, accepted: str) -> Response:
+    coding = encodings.choose(accepted, len(content))
+    headers = {}
+    if coding:
+        content = encodings.compress(content, coding)
+        headers = {"content-encoding": coding}
+    # Of a small answer there is one form, for nearly everybody.
+    if coding or len(content) >= encodings.COMPRESS_FROM:
+        headers["vary"] = "Accept-Encoding"
+    return Response(content, 200, headers, "application/json")
 
 
 def _error(status: int, message: str) -> Response:
-    # JSON has no surrogates, which a message may quote from a path.
+    # JSON has no surrogates, which a message may quote.
     body = orjson.dumps({"error": message.encode(errors="replace").decode()})
     return Response(body, status, _RETRY_AFTER if status == 503 else None, "application/json")
 
 
+def _header(request: Request, name: str) -> str:
+    return ",".join(request.headers.getlist(name))
+
+
+def _line(request: Request) -> str:
+    # Quoted, as a path may have line breaks in it.
+    return f"{request.method} {urls.excerpt(urls.path_of(request.scope))!r}"
+
+
 async def _http_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)
-    response = _error(exc.status_code, f"{exc.detail}: {request.method} {request.url.path[:256]}")
+    response = _error(exc.status_code, f"{exc.detail}: {request.method} {urls.excerpt(urls.path_of(request.scope))}")
     response.headers.update(exc.headers or {})
     return response
-
-
-def _status(server: ModelServer, name: str, version: int | None) -> bytes:
-    statuses = server.status(name, version)
-    return encode_status((status.version, status.state.name, status.code.name, status.message) for status in statuses)
-
-
-def _metadata(server: ModelServer, name: str, version: int | None) -> bytes:
-    with server.lease(name, version) as lease:
-        return encode_metadata(name, lease.id.version, lease.servable.signatures)

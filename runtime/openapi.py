@@ -1,0 +1,370 @@
+"""The OpenAPI document of the REST API: what `rest` answers, in words for people and for tools.
+
+Written by hand, as handlers have no types that it could be made of. A test sends what it allows and compares answers.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+Schema = dict[str, Any]
+
+_VERBS = {
+    "predict": ("Run a signature on tensors", "PredictRequest", "PredictResponse"),
+    "classify": ("Classify examples", "ExamplesRequest", "ClassifyResponse"),
+    "regress": ("Regress examples", "ExamplesRequest", "RegressResponse"),
+}
+# By what stands in the path: how operations are called, which version it means, and its parameters.
+_WHICH: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "": ("", "the version that serves", ()),
+    "/versions/{version}": ("ByVersion", "one version", ("Version",)),
+    "/labels/{label}": ("ByLabel", "the version that has a label", ("Label",)),
+}
+_STATES = {
+    "": "all versions",
+    "/versions/{version}": "one version",
+    "/labels/{label}": "all versions, whatever the label",
+}
+_INFERENCE_ERRORS = {
+    "400": "The URL, the body, the label or the signature's name makes no sense, or the inputs are not the signature's",
+    "404": "There is no such model or version",
+    "408": "The body stopped coming",
+    "413": "The body is larger than --max_body_size, as sent or inflated",
+    "429": "More is waiting to be batched than may",
+    "499": "The client left before its body was complete; nobody sees this",
+    "500": "The engine could not run the model, or there is a bug",
+    "501": "The model's signature, or its dtypes, cannot be served this way",
+    "503": "Not now: the model is loading, cannot be loaded, or there are too many requests",
+    "504": "It took longer than --rest_api_timeout_in_ms",
+    "507": "The model is larger than the memory or the disk for models",
+}
+_LOOK_ERRORS = {status: _INFERENCE_ERRORS[status] for status in ("400", "404", "500", "503", "507")}
+
+
+@cache
+def document() -> Schema:
+    """Return the document. It is the same at each call, and not to be changed."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Decant",
+            "version": version("decant"),
+            "description": "OpenVINO models over TensorFlow Serving's REST API. What is no number in JSON is a bare "
+            "token, both ways: `NaN`, `Infinity`, `-Infinity`. Names and labels are percent-encoded, slashes and "
+            "colons too. Paths are not case-sensitive, verbs are. A URL below `/v1/` that is none of these is 400.",
+        },
+        "paths": {**_inferences(), **_looks(), **_ours()},
+        "components": {"schemas": _SCHEMAS, "parameters": _PARAMETERS, "headers": _HEADERS},
+    }
+
+
+def _inferences() -> Schema:
+    return {
+        f"/v1/models/{{name}}{which}:{verb}": {"post": _inference(verb, which)} for verb in _VERBS for which in _WHICH
+    }
+
+
+def _inference(verb: str, which: str) -> Schema:
+    summary, request, response = _VERBS[verb]
+    suffix, subject, parameters = _WHICH[which]
+    return {
+        "operationId": verb + suffix,
+        "tags": ["inference"],
+        "summary": f"{summary}, with {subject}",
+        "parameters": _parameters("Name", *parameters, "ContentEncoding"),
+        # Whatever its type, it is read as JSON.
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": _schema(request), "examples": _EXAMPLES[request]}},
+        },
+        "responses": {**_answer("The answer", response), **_errors(_INFERENCE_ERRORS)},
+    }
+
+
+def _looks() -> Schema:
+    paths = {}
+    for which, (suffix, subject, parameters) in _WHICH.items():
+        path, given = f"/v1/models/{{name}}{which}", _parameters("Name", *parameters)
+        paths[path] = _get(f"status{suffix}", f"State of {_STATES[which]}", given, "Status")
+        paths[f"{path}/metadata"] = _get(f"metadata{suffix}", f"Signatures of {subject}", given, "Metadata")
+    return paths
+
+
+def _get(operation: str, summary: str, parameters: list[Schema], response: str) -> Schema:
+    return {
+        "get": {
+            "operationId": operation,
+            "tags": ["models"],
+            "summary": summary,
+            "parameters": parameters,
+            "responses": {**_answer(summary, response), **_errors(_LOOK_ERRORS)},
+        }
+    }
+
+
+def _ours() -> Schema:
+    ready = {"200": {"description": "They are"}, "503": {"description": "Not yet"}}
+    busy = {status: _LOOK_ERRORS[status] for status in ("500", "503")}
+    return {
+        "/v1/cache": {
+            "get": {
+                "operationId": "cache",
+                "tags": ["models"],
+                "summary": "Where every version is, and what it occupies",
+                "responses": {**_answer("All models", "Cache"), **_errors(busy)},
+            }
+        },
+        "/v2/health/live": _health("live", "Whether the process answers", {"200": {"description": "It does"}}),
+        "/v2/health/ready": _health("ready", "Whether what must be loaded is, and every port listens", ready),
+    }
+
+
+def _health(operation: str, summary: str, responses: Schema) -> Schema:
+    shared = {"tags": ["health"], "summary": summary, "responses": responses}
+    return {
+        "get": {"operationId": operation, **shared},
+        "head": {"operationId": f"{operation}Head", **shared},
+    }
+
+
+def _parameters(*names: str) -> list[Schema]:
+    return [{"$ref": f"#/components/parameters/{name}"} for name in names]
+
+
+def _schema(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _answer(description: str, schema: str) -> Schema:
+    headers = {name: {"$ref": f"#/components/headers/{name}"} for name in ("Content-Encoding", "Vary")}
+    content = {"application/json": {"schema": _schema(schema)}}
+    return {"200": {"description": description, "headers": headers, "content": content}}
+
+
+def _errors(errors: dict[str, str]) -> Schema:
+    responses: Schema = {}
+    for status, description in errors.items():
+        responses[status] = {"description": description, "content": {"application/json": {"schema": _schema("Error")}}}
+    responses["503"]["headers"] = {"Retry-After": {"$ref": "#/components/headers/Retry-After"}}
+    return responses
+
+
+def _object(required: Schema, **optional: Schema) -> Schema:
+    return {
+        "type": "object",
+        "properties": {**required, **optional},
+        "required": list(required),
+        "additionalProperties": False,
+    }
+
+
+def _array(items: Schema, **more: Any) -> Schema:
+    return {"type": "array", "items": items, **more}
+
+
+def _map(values: Schema) -> Schema:
+    return {"type": "object", "additionalProperties": values}
+
+
+_STRING: Schema = {"type": "string"}
+_BOOL: Schema = {"type": "boolean"}
+_NUMBER: Schema = {"type": "number"}
+_BYTES: Schema = {"type": "integer", "minimum": 0}
+_INT64: Schema = {"type": "string", "pattern": "^-?[0-9]+$", "description": "An integer of 64 bits."}
+
+_PARAMETERS: Schema = {
+    "Name": {
+        "name": "name",
+        "in": "path",
+        "required": True,
+        "description": "The model's name. Sent, it matches `[^/:]+`: other characters are percent-encoded.",
+        "schema": {"type": "string", "minLength": 1},
+    },
+    "Version": {
+        "name": "version",
+        "in": "path",
+        "required": True,
+        "description": "Digits, `[0-9]+`.",
+        "schema": {"type": "integer", "format": "int64", "minimum": 0, "maximum": (1 << 63) - 1},
+    },
+    "Label": {
+        "name": "label",
+        "in": "path",
+        "required": True,
+        "description": "A name for a version. Sent, it matches `[^/:]+`.",
+        "schema": {"type": "string", "minLength": 1},
+    },
+    "ContentEncoding": {
+        "name": "Content-Encoding",
+        "in": "header",
+        "description": "How the body is compressed.",
+        "schema": {"type": "string", "enum": ["gzip", "deflate", "zstd", "identity"]},
+    },
+}
+
+_HEADERS: Schema = {
+    "Content-Encoding": {
+        "description": "Of a large answer, for who sends an Accept-Encoding that has it.",
+        "schema": {"type": "string", "enum": ["gzip", "zstd"]},
+    },
+    "Vary": {"schema": _STRING},
+    "Retry-After": {"description": "In seconds.", "schema": {"type": "string", "pattern": "^[0-9]+$"}},
+}
+
+_SCHEMAS: Schema = {
+    "Error": _object({"error": {"type": "string", "description": "What was given and what was wanted."}}),
+    "Bytes": _object({"b64": {"type": "string", "contentEncoding": "base64"}}),
+    "Value": {
+        "description": "A scalar, bytes, or lists of them, nested to the tensor's rank.",
+        "anyOf": [_NUMBER, _BOOL, _STRING, _schema("Bytes"), _array(_schema("Value"))],
+    },
+    "PredictRequest": {
+        "type": "object",
+        "description": "Other keys are ignored.",
+        "properties": {
+            "signature_name": {"type": "string", "default": "serving_default"},
+            "instances": {
+                "type": "array",
+                "minItems": 1,
+                "description": "Rows: element i is slice i of every input. With one input it is the value or an object "
+                "of its name, with several an object of exactly their names.",
+                "items": {"anyOf": [_schema("Value"), _map(_schema("Value"))]},
+            },
+            "inputs": {
+                "description": "Columns: whole tensors by name; with one input the name may be left out.",
+                "anyOf": [_schema("Value"), _map(_schema("Value"))],
+            },
+        },
+        "oneOf": [{"required": ["instances"]}, {"required": ["inputs"]}],
+    },
+    "PredictResponse": {
+        "description": "One output is not named; of several, rows and columns are objects.",
+        "oneOf": [
+            _object({"predictions": _array({"anyOf": [_schema("Value"), _map(_schema("Value"))]})}),
+            _object({"outputs": {"anyOf": [_schema("Value"), _map(_schema("Value"))]}}),
+        ],
+    },
+    "Feature": {
+        "description": "Integers and booleans, or numbers with a point, or strings and bytes: of one kind.",
+        "anyOf": [
+            _NUMBER,
+            _BOOL,
+            _STRING,
+            _schema("Bytes"),
+            _array({"anyOf": [_NUMBER, _BOOL, _STRING, _schema("Bytes")]}),
+        ],
+    },
+    "ExamplesRequest": {
+        "type": "object",
+        "description": "tf.Example as JSON. Other keys are ignored.",
+        "properties": {
+            "signature_name": {"type": "string", "default": "serving_default"},
+            "context": {**_map(_schema("Feature")), "description": "Features that all examples have."},
+            "examples": _array(_map(_schema("Feature")), minItems=1),
+        },
+        "required": ["examples"],
+    },
+    "ClassifyResponse": _object(
+        {
+            "results": _array(
+                _array(
+                    {
+                        "type": "array",
+                        "description": "A label, empty if the model has none, and its score.",
+                        "prefixItems": [_STRING, _NUMBER],
+                        "minItems": 2,
+                        "maxItems": 2,
+                    }
+                )
+            )
+        }
+    ),
+    "RegressResponse": _object({"results": _array(_NUMBER)}),
+    "Status": _object(
+        {
+            "model_version_status": _array(
+                _object(
+                    {
+                        "version": _INT64,
+                        "state": {"type": "string", "enum": ["START", "LOADING", "AVAILABLE", "UNLOADING", "END"]},
+                        "status": _object({"error_code": _STRING, "error_message": _STRING}),
+                    }
+                )
+            )
+        }
+    ),
+    "TensorInfo": _object(
+        {
+            "dtype": {"type": "string", "pattern": "^DT_"},
+            "tensor_shape": _object(
+                {
+                    "dim": _array(_object({"size": {**_INT64, "description": "-1 if any."}, "name": _STRING})),
+                    "unknown_rank": _BOOL,
+                }
+            ),
+            "name": _STRING,
+        }
+    ),
+    "SignatureDef": _object(
+        {
+            "inputs": _map(_schema("TensorInfo")),
+            "outputs": _map(_schema("TensorInfo")),
+            "method_name": _STRING,
+            "defaults": {"type": "object"},
+        }
+    ),
+    "Metadata": _object(
+        {
+            "model_spec": _object({"name": _STRING, "signature_name": _STRING, "version": _INT64}),
+            "metadata": _object(
+                {"signature_def": _object({"@type": _STRING, "signature_def": _map(_schema("SignatureDef"))})}
+            ),
+        }
+    ),
+    # Keys are always there; some more may come.
+    "Cache": {
+        "type": "object",
+        "properties": {
+            "memory": {"type": "object", "properties": {"budget": _BYTES, "used": _BYTES}},
+            "disk": {"type": "object", "properties": {"budget": _BYTES, "used": _BYTES, "free": _BYTES}},
+            "models": _map(
+                {
+                    "type": "object",
+                    "properties": {
+                        "error": {"type": ["string", "null"]},
+                        "versions": _array(
+                            {
+                                "type": "object",
+                                "properties": {
+                                    "version": _INT64,
+                                    "state": _STRING,
+                                    "where": _object({"bucket": _BOOL, "disk": _BOOL, "memory": _BOOL}),
+                                    "leases": _BYTES,
+                                    "last_used": {"type": ["string", "null"], "format": "date-time"},
+                                    "load": {"type": ["object", "null"]},
+                                },
+                                "required": ["version", "state", "where", "bytes", "leases", "last_used", "load"],
+                            }
+                        ),
+                    },
+                    "required": ["error", "versions"],
+                }
+            ),
+        },
+        "required": ["memory", "disk", "models"],
+    },
+}
+
+_EXAMPLES: Schema = {
+    "PredictRequest": {
+        "rows": {"value": {"instances": [1.0, 2.0, 5.0]}},
+        "rows of several inputs": {"value": {"instances": [{"x": [1, 2], "key": {"b64": "aGk="}}]}},
+        "columns": {"value": {"inputs": {"x": [1.0, 2.0, 5.0]}}},
+        "another signature": {"value": {"signature_name": "only_y", "inputs": [1.0]}},
+    },
+    "ExamplesRequest": {
+        "examples": {"value": {"context": {"query": "cheese"}, "examples": [{"x": 1.0}, {"x": [2.5]}]}},
+    },
+}

@@ -1,0 +1,90 @@
+"""TensorFlow Serving's URLs: what a request line asks for.
+
+A path is matched as it was sent and decoded after that, so that a name may have a slash in it. Queries are not looked
+at. Patterns, their order and texts: tensorflow_serving's ``model_servers/http_rest_api_util.cc``.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+from urllib.parse import quote, unquote_to_bytes
+
+from runtime.errors import InvalidRequest
+
+# Cases are ignored in bytes as RE2 does it: those of ASCII.
+_MODEL = rb"([^/:]+)"
+_VERSION = rb"(?:/versions/([0-9]+)|/labels/([^/:]+))?"
+_PATTERNS = {
+    "POST": re.compile(rb"(?i)/v1/models/" + _MODEL + _VERSION + rb":(classify|regress|predict)"),
+    "GET": re.compile(rb"(?i)/v1/models(?:/" + _MODEL + rb")?" + _VERSION + rb"(?:/(metadata))?"),
+}
+_CACHE = b"/v1/cache"
+_LARGEST_VERSION = (1 << 63) - 1
+_QUOTED = 256
+"""Bytes of a URL that a message has at most."""
+
+
+class Target(NamedTuple):
+    verb: str
+    """predict, classify, regress; status, metadata; or cache, which is our own and has no model."""
+    name: str
+    version: int | None
+    label: str | None
+    """Not together with a version."""
+
+
+def parse(method: str, path: bytes) -> Target:
+    """Return what is asked for.
+
+    Args:
+        method: of HTTP.
+        path: as it was sent, without its query.
+
+    Raises:
+        InvalidRequest: TensorFlow Serving has no such URL; it has this answer where others have 404 and 405.
+    """
+    if method == "GET" and path == _CACHE:
+        return Target("cache", "", None, None)
+    pattern = _PATTERNS.get(method)
+    match = pattern.fullmatch(path) if pattern else None
+    if match is None:
+        raise _malformed(method, path)
+    name, version, label, verb = match.groups()
+    if method == "GET":
+        # METADATA matches and is the status.
+        verb = b"metadata" if verb == b"metadata" else b"status"
+    elif verb != verb.lower():
+        raise _malformed(method, path)
+    number = None if version is None else _number(version)
+    if name is None:
+        raise InvalidRequest("Missing model name in request.")
+    return Target(verb.decode(), _decoded(name), number, None if label is None else _decoded(label))
+
+
+def path_of(scope: Any) -> bytes:
+    """Return the path of an ASGI scope as it was sent, or something that decodes to the same."""
+    raw: bytes | None = scope.get("raw_path")
+    return quote(scope["path"], safe="/:").encode() if raw is None else raw
+
+
+def excerpt(path: bytes) -> str:
+    return path[:_QUOTED].decode(errors="replace")
+
+
+def _malformed(method: str, path: bytes) -> InvalidRequest:
+    return InvalidRequest(f"Malformed request: {method[:_QUOTED]} {excerpt(path)}")
+
+
+def _number(digits: bytes) -> int:
+    # Python refuses to convert very long numbers.
+    significant = digits.lstrip(b"0")
+    number = int(significant or b"0") if len(significant) < 20 else _LARGEST_VERSION + 1
+    if number > _LARGEST_VERSION:
+        raise InvalidRequest(f"Failed to convert version: {excerpt(digits)} to numeric.")
+    return number
+
+
+def _decoded(piece: bytes) -> str:
+    # What is no UTF-8 is no name of a model either.
+    return unquote_to_bytes(piece).decode(errors="replace")

@@ -1,0 +1,203 @@
+"""The REST front over real sockets: what uvicorn and its parser make of a request before the application sees it."""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import json
+import re
+import socket
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import zstandard
+
+from handlers.http_server import HttpServer
+from tests.fakes import PATIENCE, Gate, until
+from tests.runtime.servables import NAME, HalfPlusTwo, Stage, stage
+
+MODEL = f"/v1/models/{NAME}"
+PREDICT = f"{MODEL}:predict"
+ONE = b'{"instances": [1]}'
+
+
+@contextmanager
+def listening(s: Stage, **options: Any) -> Iterator[HttpServer]:
+    server = HttpServer(
+        s.server, "127.0.0.1", 0, **{"max_body": 1 << 20, "max_in_flight": 64, "timeout": 30, **options}
+    )
+    server.start()
+    try:
+        yield server
+    finally:
+        assert server.drain(PATIENCE)
+
+
+@pytest.fixture
+def server() -> Iterator[HttpServer]:
+    with stage(1, 2, name="a/b:c") as s, listening(s) as made:
+        yield made
+
+
+def ask(
+    server: HttpServer, method: str, target: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+) -> tuple[int, dict[str, str], bytes]:
+    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)) as connection:
+        connection.request(method, target, body, dict(headers or {}))
+        answer = connection.getresponse()
+        return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+
+
+def ask_raw(server: HttpServer, request: bytes) -> bytes:
+    """Send these bytes and return all that comes until the server closes."""
+    with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as connection:
+        connection.sendall(request)
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "status"),
+    [
+        ("POST", "/v1/models/a%2Fb%3ac:predict", 200),
+        ("POST", "/V1/Models/a%2fb%3Ac/Versions/1:predict", 200),
+        ("POST", "/v1/models/a%2Fb%3Ac:predict?key=value", 200),
+        ("GET", "/v1/models/a%2Fb%3Ac", 200),
+        ("GET", "/v1/models/a%2Fb%3Ac/metadata?x", 200),
+        # In the form that is sent to proxies.
+        ("GET", "http://example.com/v1/models/a%2Fb%3Ac", 200),
+        ("POST", "/v1/models/a/b:c:predict", 400),
+        ("POST", "/v1/models/a%252Fb%253Ac:predict", 404),
+        ("POST", "/v1/models/a%2Fb%3Ac:PREDICT", 400),
+        ("POST", "/v1/models/a%2Fb%3Ac:predict/", 400),
+        ("PUT", "/v1/models/a%2Fb%3Ac", 400),
+        ("DELETE", "/v1/models/a%2Fb%3Ac", 400),
+        ("TRACE", "/v1/models/a%2Fb%3Ac", 400),
+        ("PROPFIND", "/v1/models/a%2Fb%3Ac", 400),
+        ("GET", f"/v1/models/a%2Fb%3Ac/versions/{1 << 63}", 400),
+        ("GET", "/v1/models", 400),
+        ("GET", "/v2", 404),
+    ],
+)
+def test_a_target_arrives_as_it_was_sent(server: HttpServer, method: str, target: str, status: int) -> None:
+    found, headers, body = ask(server, method, target, ONE if method == "POST" else None)
+    assert (found, headers["content-type"]) == (status, "application/json")
+    if status >= 400:
+        assert json.loads(body).keys() == {"error"}
+
+
+def test_a_head_is_answered_without_a_body(server: HttpServer) -> None:
+    for target, status in (("/v1/models/a%2Fb%3Ac", 400), ("/v1/nothing", 400), ("/v2/health/live", 200), ("/", 404)):
+        request = f"HEAD {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+        head, _, body = ask_raw(server, request).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 %d" % status)
+        assert body == b""
+
+
+def test_a_connection_goes_on_after_a_head_and_after_options(server: HttpServer) -> None:
+    methods = (b"HEAD", b"OPTIONS", b"GET")
+    requests = [b"%s /v1/models HTTP/1.1\r\nHost: x\r\nOrigin: http://a\r\n\r\n" % method for method in methods]
+    last = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    answers = ask_raw(server, b"".join(requests) + last)
+    assert re.findall(rb"HTTP/1\.1 (\d+)", answers) == [b"400", b"200", b"400", b"200"]
+    assert answers.count(b"Missing model name") == 1
+
+
+@pytest.mark.parametrize("target", [b"/v1/models/\xff\xfe", b"/v1/models/\xc3\xbc"])
+def test_bytes_that_no_url_has_do_no_harm(server: HttpServer, target: bytes) -> None:
+    answer = ask_raw(server, b"GET " + target + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert answer[9:10] == b"4"
+    assert ask(server, "GET", "/v2/health/live")[0] == 200
+
+
+class Wide(HalfPlusTwo):
+    def predict(self, signature_name: str, inputs: Any, deadline: float | None = None) -> Any:
+        return {"y": np.arange(inputs["x"][0], dtype=np.float32)}
+
+
+def test_bodies_and_answers_may_be_compressed() -> None:
+    with stage(1, make=Wide) as s, listening(s) as server:
+        sent = gzip.compress(b'{"inputs": [100000]}')
+        want = {"outputs": list(range(100_000))}
+        headers = {"content-encoding": "gzip", "accept-encoding": "gzip"}
+        status, answered, body = ask(server, "POST", PREDICT, sent, headers)
+        assert (status, answered["content-encoding"], answered["vary"]) == (200, "gzip", "Accept-Encoding")
+        assert json.loads(gzip.decompress(body)) == want
+        status, answered, body = ask(server, "POST", PREDICT, sent, {**headers, "accept-encoding": "zstd"})
+        assert (status, answered["content-encoding"]) == (200, "zstd")
+        assert json.loads(zstandard.ZstdDecompressor().decompress(body)) == want
+        bomb = gzip.compress(bytes(64 << 20))
+        assert ask(server, "POST", PREDICT, bomb, headers)[0] == 413
+
+
+def test_rows_of_many_clients_are_never_swapped() -> None:
+    with stage(1) as s, listening(s) as server:
+
+        def ask_for_mine(client: int) -> None:
+            with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)) as connection:
+                for turn in range(30):
+                    rows = [client * 1000 + turn * 10 + row for row in range(1 + client % 7)]
+                    content = json.dumps({"signature_name": "only_y", "instances": rows}).encode()
+                    is_small = (client + turn) % 2
+                    connection.request(
+                        "POST",
+                        PREDICT,
+                        content if is_small else gzip.compress(content),
+                        {"accept-encoding": "identity;q=0, gzip"} | ({} if is_small else {"content-encoding": "gzip"}),
+                    )
+                    answer = gzip.decompress(connection.getresponse().read())
+                    assert json.loads(answer) == {"predictions": [row / 2 + 2 for row in rows]}
+
+        with ThreadPoolExecutor(64) as pool:
+            for mine in [pool.submit(ask_for_mine, client) for client in range(64)]:
+                mine.result(PATIENCE)
+
+
+class Held(HalfPlusTwo):
+    gate: Gate
+
+    def predict(self, signature_name: str, inputs: Any, deadline: float | None = None) -> Any:
+        self.gate.pass_through()
+        return super().predict(signature_name, inputs, deadline)
+
+
+def test_no_more_requests_at_a_time_than_may_be_and_health_is_answered_all_the_same() -> None:
+    with stage(1, make=Held) as s, listening(s, max_in_flight=1) as server, ThreadPoolExecutor(1) as pool:
+        Held.gate = Gate()
+        first = pool.submit(ask, server, "POST", PREDICT, ONE)
+        Held.gate.wait_until_reached()
+        for method, target in (("POST", PREDICT), ("GET", MODEL), ("GET", "/v1/cache")):
+            status, headers, body = ask(server, method, target, ONE if method == "POST" else None)
+            assert (status, headers["retry-after"]) == (503, "1")
+            assert b"--max_in_flight" in body
+        assert ask(server, "GET", "/v2/health/live")[0] == 200
+        Held.gate.open()
+        assert first.result(PATIENCE)[0] == 200
+        assert ask(server, "GET", MODEL)[0] == 200
+
+
+def test_a_call_whose_client_has_gone_counts_until_it_ends() -> None:
+    with stage(1, make=Held) as s, listening(s, max_in_flight=1) as server:
+        Held.gate = Gate()
+        with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as connection:
+            connection.sendall(b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 18\r\n\r\n" % PREDICT.encode() + ONE)
+            Held.gate.wait_until_reached()
+        assert ask(server, "GET", MODEL)[0] == 503
+        Held.gate.open()
+        until(lambda: ask(server, "GET", MODEL)[0] == 200)
+
+
+def test_a_drain_waits_for_calls_whose_clients_have_gone_and_tells_if_they_have_not_ended() -> None:
+    with stage(1, make=Held) as s:
+        server = HttpServer(s.server, "127.0.0.1", 0, max_body=1000, max_in_flight=4, timeout=30)
+        server.start()
+        Held.gate = Gate()
+        with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as connection:
+            connection.sendall(b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 18\r\n\r\n" % PREDICT.encode() + ONE)
+            Held.gate.wait_until_reached()
+        assert not server.drain(0.3)
+        Held.gate.open()
+        assert server.drain(PATIENCE)

@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
-from typing import Any
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from runtime.codecs import schema, tensor_proto
+from model_cache.repository import ServableId
+from runtime import calls
+from runtime.codecs import schema
 from runtime.codecs.dtypes import tf_number
 from runtime.codecs.model_json import SIGNATURE_DEF_MAP
-from runtime.errors import InvalidRequest, Overloaded, SignatureNotFound
-from runtime.inputs import check_inputs
-from runtime.servable import Servable
-from runtime.server import ModelServer
-from runtime.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
+from runtime.errors import InvalidRequest, Overloaded, Unsupported
+from runtime.server import Lease, ModelServer
+from runtime.signature import Signature, TensorSpec
 from runtime.status import KNOWN, Code, code_of, is_ours, public_message
 
 logger = logging.getLogger(__name__)
@@ -29,12 +31,22 @@ logger = logging.getLogger(__name__)
 SERVICES = (f"{schema.PACKAGE}.PredictionService", f"{schema.PACKAGE}.ModelService")
 _MAX_DETAILS = 1024
 _STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
+_NO_DEADLINE = 1e9
+"""Seconds; gRPC says the end of time for a call without a deadline."""
 
-Method = Callable[[ModelServer, Any], Any]
-
+Method = Callable[[Any, float | None], Any]
+"""From a request, and when nobody wants its answer any more, to the answer."""
 
 Reload = Callable[[Any], None]
 """Serve what a ModelServerConfig says, from when this returns; raises what the client is to be told if it cannot."""
+
+
+class Target(NamedTuple):
+    """Which version of which model a ModelSpec means."""
+
+    name: str
+    version: int | None
+    label: str | None
 
 
 def service_handlers(
@@ -48,100 +60,122 @@ def service_handlers(
         reload: what HandleReloadConfigRequest does, which is UNIMPLEMENTED without.
         tensor_content_from: bytes from which on a tensor is answered in ``tensor_content``; 0 for none.
     """
-    prediction, model = SERVICES
+    methods: Mapping[str, Mapping[str, tuple[Method, Any]]] = {
+        SERVICES[0]: {
+            "Predict": (
+                partial(predict, server, tensor_content_from=tensor_content_from),
+                schema.PredictRequest,
+            ),
+            "Classify": (partial(_infer, server, calls.classify), schema.ClassificationRequest),
+            "Regress": (partial(_infer, server, calls.regress), schema.RegressionRequest),
+            "MultiInference": (partial(multi_inference, server), schema.MultiInferenceRequest),
+            "GetModelMetadata": (partial(get_model_metadata, server), schema.GetModelMetadataRequest),
+        },
+        SERVICES[1]: {
+            "GetModelStatus": (partial(get_model_status, server), schema.GetModelStatusRequest),
+            "HandleReloadConfigRequest": (partial(handle_reload_config, reload), schema.ReloadConfigRequest),
+        },
+    }
     slots = threading.BoundedSemaphore(max_in_flight)
     return [
         grpc.method_handlers_generic_handler(
-            prediction,
-            {
-                "Predict": _unary(server, slots, predict, schema.PredictRequest),
-                "GetModelMetadata": _unary(server, slots, get_model_metadata, schema.GetModelMetadataRequest),
-            },
-        ),
-        grpc.method_handlers_generic_handler(
-            model, {"GetModelStatus": _unary(server, slots, get_model_status, schema.GetModelStatusRequest)}
-        ),
+            service, {name: _unary(slots, name, *method) for name, method in named.items()}
+        )
+        for service, named in methods.items()
     ]
 
 
-def predict(server: ModelServer, request: Any) -> Any:
-    name, version = _model(request)
-    signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-    with server.lease(name, version) as lease:
-        signature = _signature(lease.servable, signature_name)
-        # Before any of them is decoded: a few bytes may stand for a large tensor.
-        check_inputs(
-            signature.inputs, {key: tensor_proto.decode_head(key, proto) for key, proto in request.inputs.items()}
-        )
-        inputs = {key: tensor_proto.decode(key, proto) for key, proto in request.inputs.items()}
-        outputs = lease.servable.predict(signature_name, inputs)
-    response = schema.PredictResponse()
-    for key in _filter(request.output_filter, outputs.keys()):
-        tensor_proto.encode(outputs[key], response.outputs[key])
-    response.model_spec.name = name
-    response.model_spec.version.value = lease.id.version
-    response.model_spec.signature_name = signature_name
+def predict(server: ModelServer, request: Any, deadline: float | None = None, tensor_content_from: int = 0) -> Any:
+    return _infer(server, partial(calls.predict, tensor_content_from=tensor_content_from), request, deadline)
+
+
+def multi_inference(server: ModelServer, request: Any, deadline: float | None = None) -> Any:
+    # The first task's picks the version for all.
+    spec = request.tasks[0].model_spec if request.tasks else schema.ModelSpec()
+    target = _target(spec)
+    with _lease(server, target, deadline) as lease:
+        response = calls.multi_inference(lease.servable, request, deadline)
+    for result in response.results:
+        _write_id(result.model_spec, lease.id)
     return response
 
 
-def get_model_metadata(server: ModelServer, request: Any) -> Any:
-    name, version = _model(request)
+def get_model_metadata(server: ModelServer, request: Any, deadline: float | None = None) -> Any:
+    spec = _spec(request)
     if not request.metadata_field:
         raise InvalidRequest("GetModelMetadataRequest must specify at least one metadata_field")
     for field in request.metadata_field:
         if field != "signature_def":
             raise InvalidRequest(f"Metadata field {field[:100]} is not supported")
-    with server.lease(name, version) as lease:
+    with _lease(server, _target(spec), deadline) as lease:
         signatures = lease.servable.signatures
     packed = schema.SignatureDefMap()
     for key, signature in signatures.items():
         _write_signature(packed.signature_def[key], signature)
     response = schema.GetModelMetadataResponse()
-    response.model_spec.name = name
-    response.model_spec.version.value = lease.id.version
+    _write_id(response.model_spec, lease.id)
     response.metadata["signature_def"].type_url = SIGNATURE_DEF_MAP
     response.metadata["signature_def"].value = packed.SerializeToString()
     return response
 
 
-def get_model_status(server: ModelServer, request: Any) -> Any:
-    response = schema.GetModelStatusResponse()
+def get_model_status(server: ModelServer, request: Any, deadline: float | None = None) -> Any:
     # A label is ignored here, as TensorFlow Serving does.
-    for status in server.status(*_model(request, reads_label=False)):
+    name, version, _ = _target(_spec(request))
+    response = schema.GetModelStatusResponse()
+    for status in server.status(name, version):
         written = response.model_version_status.add(version=status.version, state=status.state)
         written.status.error_code = status.code
         written.status.error_message = status.message
     return response
 
 
-def _model(request: Any, *, reads_label: bool = True) -> tuple[str, int | None]:
+def handle_reload_config(reload: Reload | None, request: Any, deadline: float | None = None) -> Any:
+    if reload is None:
+        raise Unsupported("this server's configuration cannot be changed by requests")
+    if request.config.WhichOneof("config") != "model_config_list":
+        raise InvalidRequest(
+            "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently "
+            "supported"
+        )
+    reload(request.config)
+    response = schema.ReloadConfigResponse()
+    # Of a failure the client has only the call's status: gRPC sends no message with it.
+    response.status.error_code = Code.OK
+    return response
+
+
+def _infer(server: ModelServer, call: Callable[..., Any], request: Any, deadline: float | None = None) -> Any:
+    with _lease(server, _target(_spec(request)), deadline) as lease:
+        response = call(lease.servable, request, deadline)
+    _write_id(response.model_spec, lease.id)
+    return response
+
+
+def _spec(request: Any) -> Any:
     if not request.HasField("model_spec"):
         raise InvalidRequest("Missing ModelSpec")
-    spec = request.model_spec
+    return request.model_spec
+
+
+def _target(spec: Any) -> Target:
     if not spec.name:
         raise InvalidRequest("ModelSpec has no name specified.")
     choice = spec.WhichOneof("version_choice")
-    if choice == "version_label" and reads_label:
-        raise InvalidRequest(f"Unrecognized servable version label: {spec.version_label[:100]}")
-    return spec.name, spec.version.value if choice == "version" else None
+    return Target(
+        spec.name,
+        spec.version.value if choice == "version" else None,
+        spec.version_label if choice == "version_label" else None,
+    )
 
 
-def _signature(servable: Servable, name: str) -> Signature:
-    if name not in servable.signatures:
-        raise SignatureNotFound(f'Serving signature key "{name[:100]}" not found.')
-    return servable.signatures[name]
+def _lease(server: ModelServer, target: Target, deadline: float | None) -> AbstractContextManager[Lease]:
+    return server.lease(target.name, target.version, label=target.label, deadline=deadline)
 
 
-def _filter(wanted: Collection[str], outputs: Collection[str]) -> Collection[str]:
-    for i, name in enumerate(wanted):
-        if name not in outputs:
-            raise InvalidRequest(
-                f"output tensor alias not found in signature: {name[:100]} Outputs expected to be in the set "
-                f"{{{','.join(sorted(outputs))}}}."
-            )
-        if name in list(wanted)[:i]:
-            raise InvalidRequest(f"duplicate output tensor alias: {name[:100]}")
-    return wanted or outputs
+def _write_id(spec: Any, id: ServableId) -> None:
+    spec.name = id.name
+    spec.version.value = id.version
 
 
 def _write_signature(proto: Any, signature: Signature) -> None:
@@ -161,24 +195,33 @@ def _write_tensor_info(proto: Any, spec: TensorSpec) -> None:
 
 
 def _unary(
-    server: ModelServer, slots: threading.BoundedSemaphore, method: Method, request_class: Any
+    slots: threading.BoundedSemaphore, name: str, method: Method, request_class: Any
 ) -> grpc.RpcMethodHandler[bytes, Any]:
     def call(content: bytes, context: grpc.ServicerContext) -> Any:
         try:
             with _slot(slots):
-                return method(server, _parse(request_class, content))
+                return method(_parse(request_class, content), _deadline(context))
         except KNOWN as exc:
             code, message = code_of(exc), public_message(exc)
             if is_ours(exc):
-                logger.warning("%s: %s", method.__name__, exc)
+                logger.warning("%s: %s", name, exc)
         # The edge: whatever else comes this far is a bug, is logged here and shown to nobody.
         except Exception:
-            logger.exception("%s failed", method.__name__)
+            logger.exception("%s failed", name)
             code, message = Code.INTERNAL, "internal error"
         return context.abort(_STATUS_CODES[code], _cut(message))
 
     # Parsed in the call and not by gRPC, which logs a traceback for whatever a client sends that is no message.
     return grpc.unary_unary_rpc_method_handler(call, response_serializer=_serialize)
+
+
+def _deadline(context: grpc.ServicerContext) -> float | None:
+    """Return when the client's deadline is, in seconds of the monotonic clock.
+
+    It has not passed: gRPC does not begin a call that is over before there is a thread for it.
+    """
+    left: float = context.time_remaining()
+    return time.monotonic() + left if left < _NO_DEADLINE else None
 
 
 @contextmanager

@@ -34,6 +34,7 @@ DATA_TYPES = {
     "bool": ("DT_BOOL", "bool_val"),
     "float16": ("DT_HALF", "half_val"),
     "bfloat16": ("DT_BFLOAT16", "half_val"),
+    "object": ("DT_STRING", "string_val"),
 }
 
 
@@ -65,6 +66,15 @@ GetModelMetadataResponse = message("GetModelMetadataResponse")
 GetModelStatusRequest = message("GetModelStatusRequest")
 GetModelStatusResponse = message("GetModelStatusResponse")
 SignatureDefMap = message("SignatureDefMap")
+Example = message("Example")
+ClassificationRequest = message("ClassificationRequest")
+ClassificationResponse = message("ClassificationResponse")
+RegressionRequest = message("RegressionRequest")
+RegressionResponse = message("RegressionResponse")
+MultiInferenceRequest = message("MultiInferenceRequest")
+MultiInferenceResponse = message("MultiInferenceResponse")
+ReloadConfigRequest = message("ReloadConfigRequest")
+ReloadConfigResponse = message("ReloadConfigResponse")
 
 
 DATA_TYPE = _POOL.FindEnumTypeByName("tensorflow.serving.DataType")
@@ -89,8 +99,31 @@ def typed(array: NDArray[Any]) -> Any:
 def content(array: NDArray[Any]) -> Any:
     """The array as ``tf.make_tensor_proto`` writes most: all its bytes at once."""
     proto = _shaped(array)
-    proto.tensor_content = array.tobytes()
+    if array.dtype == object:
+        strings = array.ravel().tolist()
+        proto.tensor_content = b"".join([*(varint(len(string)) for string in strings), *strings])
+    else:
+        proto.tensor_content = array.tobytes()
     return proto
+
+
+def varint(number: int) -> bytes:
+    """Protocol Buffers' encoding, "Base 128 Varints"."""
+    written = bytearray()
+    while number > 0x7F:
+        written.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*written, number])
+
+
+def example(**features: list[Any]) -> Any:
+    """A tf.Example; the first value of each feature decides its kind."""
+    made = Example()
+    for name, values in features.items():
+        feature = made.features.feature[name]
+        kinds: dict[type, Any] = {bytes: feature.bytes_list, float: feature.float_list, int: feature.int64_list}
+        kinds[type(values[0])].value.extend(values)
+    return made
 
 
 def array(proto: Any) -> NDArray[Any]:
@@ -100,6 +133,10 @@ def array(proto: Any) -> NDArray[Any]:
     _, field = DATA_TYPES[name]
     dtype = np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
     values = list(getattr(proto, field))
+    if field == "string_val":
+        strings = np.empty(len(values), object)
+        strings[:] = values
+        return strings.reshape([dim.size for dim in proto.tensor_shape.dim])
     flat = np.array(values, np.uint16).view(dtype) if field == "half_val" else np.array(values, dtype)
     return flat.reshape([dim.size for dim in proto.tensor_shape.dim])
 

@@ -1,0 +1,202 @@
+"""A gRPC request on a servable: message -> inference -> message, without a transport and without a model server.
+
+What a model is called and which version answers is the caller's to know and to write into the answer. Checks come in
+TensorFlow Serving's order, and with its texts: ``servables/tensorflow/{predict_util,multi_inference,util}.cc``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime import examples
+from runtime.codecs import schema, tensor_proto
+from runtime.errors import InvalidRequest, SignatureNotFound, Unsupported
+from runtime.examples import Example
+from runtime.inputs import check_inputs, check_names
+from runtime.servable import Servable
+from runtime.signature import CLASSIFY_METHOD, DEFAULT_SIGNATURE, REGRESS_METHOD
+
+
+def predict(servable: Servable, request: Any, deadline: float | None = None, tensor_content_from: int = 0) -> Any:
+    """Answer a PredictRequest.
+
+    Args:
+        servable: what runs it.
+        request: of whose ``model_spec`` only the signature's name counts.
+        deadline: in seconds of the monotonic clock.
+        tensor_content_from: bytes from which on a tensor is answered in ``tensor_content``; 0 for none.
+
+    Raises:
+        InferenceError: whose fault it is, its class tells.
+    """
+    signature_name = _signature_name(request.model_spec)
+    if signature_name not in servable.signatures:
+        raise SignatureNotFound(f'Serving signature key "{signature_name[:100]}" not found.')
+    signature = servable.signatures[signature_name]
+    check_names(signature.inputs, request.inputs.keys())
+    # All before any is decoded: a few bytes may stand for a large tensor.
+    heads = {name: tensor_proto.decode_head(name, proto) for name, proto in request.inputs.items()}
+    wanted = _filter(request.output_filter, signature.outputs.keys())
+    check_inputs(signature.inputs, heads)
+    inputs = {name: tensor_proto.decode(name, proto, heads[name]) for name, proto in request.inputs.items()}
+    outputs = servable.predict(signature_name, inputs, deadline)
+    response = schema.PredictResponse()
+    for name in wanted:
+        tensor_proto.encode(outputs[name], response.outputs[name], tensor_content_from)
+    response.model_spec.signature_name = signature_name
+    return response
+
+
+def classify(servable: Servable, request: Any, deadline: float | None = None) -> Any:
+    """Answer a ClassificationRequest; as `predict`."""
+    signature_name = _signature_name(request.model_spec)
+    response = schema.ClassificationResponse()
+    _classify(servable, signature_name, _Examples(request.input), deadline, response.result)
+    response.model_spec.signature_name = signature_name
+    return response
+
+
+def regress(servable: Servable, request: Any, deadline: float | None = None) -> Any:
+    """Answer a RegressionRequest; as `predict`."""
+    signature_name = _signature_name(request.model_spec)
+    response = schema.RegressionResponse()
+    _regress(servable, signature_name, _Examples(request.input), deadline, response.result)
+    response.model_spec.signature_name = signature_name
+    return response
+
+
+def multi_inference(servable: Servable, request: Any, deadline: float | None = None) -> Any:
+    """Answer a MultiInferenceRequest, several signatures of one model over the same examples; as `predict`."""
+    _check_tasks(servable, request.tasks)
+    given = _Examples(request.input)
+    response = schema.MultiInferenceResponse()
+    for task in request.tasks:
+        signature_name = _signature_name(task.model_spec)
+        answer = response.results.add()
+        if task.method_name == CLASSIFY_METHOD:
+            _classify(servable, signature_name, given, deadline, answer.classification_result)
+        else:
+            _regress(servable, signature_name, given, deadline, answer.regression_result)
+        answer.model_spec.signature_name = signature_name
+    return response
+
+
+def _signature_name(spec: Any) -> str:
+    name: str = spec.signature_name
+    return name or DEFAULT_SIGNATURE
+
+
+def _filter(wanted: Sequence[str], outputs: Collection[str]) -> Collection[str]:
+    seen: set[str] = set()
+    for name in wanted:
+        if name not in outputs:
+            raise InvalidRequest(
+                f"output tensor alias not found in signature: {name[:100]} Outputs expected to be in the set "
+                f"{{{','.join(sorted(outputs))}}}."
+            )
+        if name in seen:
+            raise InvalidRequest(f"duplicate output tensor alias: {name[:100]}")
+        seen.add(name)
+    return wanted or outputs
+
+
+def _check_tasks(servable: Servable, tasks: Iterable[Any]) -> None:
+    """Raise InvalidRequest or Unsupported unless all can be done, and on one model."""
+    model_names: set[str] = set()
+    signature_names: set[str] = set()
+    for task in tasks:
+        name = _signature_name(task.model_spec)
+        model_names.add(task.model_spec.name)
+        if "" in model_names:
+            raise InvalidRequest("Found ModelSpec with an empty model name.")
+        if len(model_names) > 1:
+            raise InvalidRequest("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
+        if name in signature_names:
+            raise InvalidRequest(f"Duplicate evaluation of signature: {name[:100]}")
+        signature_names.add(name)
+        _check_task(servable, name, task.method_name)
+
+
+def _check_task(servable: Servable, signature_name: str, method_name: str) -> None:
+    if signature_name not in servable.signatures:
+        raise InvalidRequest(f"Requested signature not found in model graph: {signature_name[:100]}")
+    signature = servable.signatures[signature_name]
+    if method_name == CLASSIFY_METHOD:
+        examples.classification_outputs(signature)
+    elif method_name == REGRESS_METHOD:
+        examples.regression_output(signature)
+    else:
+        raise Unsupported(f"Unsupported signature method_name: {method_name[:100]}")
+
+
+def _classify(
+    servable: Servable, signature_name: str, given: Sequence[Example], deadline: float | None, result: Any
+) -> None:
+    for classes in examples.classify(servable, signature_name, given, deadline):
+        written = result.classifications.add().classes
+        for label, score in classes:
+            written.add(label=label, score=score)
+
+
+def _regress(
+    servable: Servable, signature_name: str, given: Sequence[Example], deadline: float | None, result: Any
+) -> None:
+    for value in examples.regress(servable, signature_name, given, deadline):
+        result.regressions.add(value=value)
+
+
+class _Features(Mapping[str, NDArray[Any]]):
+    """A tf.Example message's, each made when it is asked for, and those of a context that it has not itself."""
+
+    def __init__(self, example: Any, context: Mapping[str, NDArray[Any]]) -> None:
+        self._messages = example.features.feature
+        self._context = context
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name not in self._messages:
+            return self._context[name]
+        feature = _feature(self._messages[name])
+        if feature is None:
+            raise KeyError(name)
+        return feature
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._messages
+        yield from (name for name in self._context if name not in self._messages)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+class _Examples(Sequence[Example]):
+    """Those of an Input message, each made when it is asked for: two bytes are an example, if there is a context."""
+
+    def __init__(self, message: Any) -> None:
+        has_context = message.WhichOneof("kind") == "example_list_with_context"
+        self._messages = (message.example_list_with_context if has_context else message.example_list).examples
+        context = message.example_list_with_context.context.features.feature
+        # Made once, as each stands for as many as there are examples.
+        made = {name: _feature(feature) for name, feature in context.items()}
+        self._context = {name: feature for name, feature in made.items() if feature is not None}
+
+    # Any, as else slices would have to be told apart, which nobody takes here.
+    def __getitem__(self, i: Any) -> Any:
+        return _Features(self._messages[i], self._context)
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+
+def _feature(message: Any) -> NDArray[Any] | None:
+    """Return a feature's values; None if it is of no kind, which to TensorFlow is no feature."""
+    kind = message.WhichOneof("kind")
+    if not kind:
+        return None
+    values = getattr(message, kind).value
+    if kind == "bytes_list":
+        return np.array(list(values), object)
+    return np.array(values, np.float32 if kind == "float_list" else np.int64)

@@ -6,147 +6,156 @@ Serving's (``util/json_tensor.cc``), followed by what was wanted where those do 
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.codecs.dtypes import is_float, tf_name
+from runtime.codecs import json_dialect
+from runtime.codecs.dtypes import is_float, is_string, tf_name
+from runtime.codecs.json_dialect import Json
+from runtime.codecs.json_values import clip, excerpt, is_base64, kind, to_bytes
 from runtime.errors import InvalidRequest
 from runtime.servable import Tensors
-from runtime.signature import MAX_RANK, TensorSpec
+from runtime.signature import DEFAULT_SIGNATURE, MAX_RANK, Dtype, TensorSpec
 
-Json = Any
-
-_EXCERPT = 256
 _MANY = 1 << 16
-_BOM = b"\xef\xbb\xbf"
+# Of a request's own names, which a message may hold two of.
+_NAME = 100
 
 
-def parse(body: bytes) -> Mapping[str, Json]:
-    """Parse a JSON object, NaN and Infinity included; of a key given twice the first value counts.
+def parse(body: bytes, is_strict: bool = False) -> Mapping[str, Json]:
+    """Parse a JSON object; ``is_strict`` as `json_dialect.load` has it.
 
     Raises:
         InvalidRequest: not JSON, or not an object.
     """
-    try:
-        root = _load(body.removeprefix(_BOM).decode())
-    except UnicodeDecodeError as exc:
-        raise InvalidRequest(f"JSON Parse error: the body is not UTF-8 at offset: {exc.start}") from None
-    except json.JSONDecodeError as exc:
-        text = "The document is empty" if not body.strip() else exc.msg
-        raise InvalidRequest(f"JSON Parse error: {text} at offset: {exc.pos}") from None
-    except RecursionError:
-        raise InvalidRequest("JSON Parse error: lists or objects are nested too deep") from None
+    root = json_dialect.load(body, is_strict)
     if not isinstance(root, dict):
         raise InvalidRequest(f"JSON Value: {excerpt(root)} Is not object")
     return root
 
 
-def _load(text: str) -> Json:
-    try:
-        return json.loads(text, object_pairs_hook=_first_wins)
-    except json.JSONDecodeError:
-        raise
-    except ValueError:
-        # An integer of more digits than Python converts. Only now, as it is a call for each integer.
-        return json.loads(text, object_pairs_hook=_first_wins, parse_int=_integer)
+def signature_name(document: Mapping[str, Json]) -> str:
+    name = document.get("signature_name", DEFAULT_SIGNATURE)
+    if not isinstance(name, str):
+        raise InvalidRequest(
+            f"JSON Value: {excerpt(document)} not formatted correctly. 'signature_name' key must be a string value."
+        )
+    return name or DEFAULT_SIGNATURE
 
 
-def _integer(digits: str) -> int | float:
-    try:
-        return int(digits)
-    except ValueError:
-        # So many are more than any float can hold: an infinity.
-        return float(digits)
+def read(document: Mapping[str, Json], specs: Mapping[str, TensorSpec]) -> Tensors:
+    """Return the arrays that ``specs`` want, at least one, from "instances" or "inputs".
+
+    Raises:
+        InvalidRequest: not one of the two, or names, dtypes or nesting are not what ``specs`` want.
+    """
+    if "instances" in document and "inputs" in document:
+        raise InvalidRequest(
+            f"JSON Value: {excerpt(document)} Not formatted correctly expecting only one of "
+            "'inputs' or 'instances' keys to exist "
+        )
+    if "instances" in document:
+        rows = document["instances"]
+        if not isinstance(rows, list):
+            raise InvalidRequest(f"JSON Value: {excerpt(document)} Expecting 'instances' to be an list/array")
+        if not rows:
+            raise InvalidRequest(f"JSON Value: {excerpt(document)} No values in 'instances' array")
+        return _read_rows(rows, specs)
+    if "inputs" in document:
+        return _read_columns(document["inputs"], specs)
+    raise InvalidRequest("Missing 'inputs' or 'instances' key")
 
 
-def excerpt(value: Json) -> str:
-    """Quote a value, cut to a length that an error message and a log line can bear."""
-    text = ""
-    # Piece by piece: the value may be all of a large body.
-    for piece in json.JSONEncoder(separators=(",", ":")).iterencode(value):
-        text += piece
-        if len(text) > _EXCERPT:
-            return f"{text[:_EXCERPT]}..."
-    return text
+def _is_named(value: Json) -> bool:
+    """Whether a value is an object of inputs by name; one of base64 is a string."""
+    return isinstance(value, dict) and not is_base64(value)
 
 
-def read(document: Mapping[str, Json], is_row: bool, specs: Mapping[str, TensorSpec]) -> Tensors:
-    if is_row:
-        return _read_rows(document["instances"], specs)
-    return _read_columns(document["inputs"], specs)
-
-
-def _first_wins(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
-    return dict(reversed(pairs))
-
-
-def _read_rows(rows: Json, specs: Mapping[str, TensorSpec]) -> Tensors:
-    if not isinstance(rows, list):
-        raise InvalidRequest(f"JSON Value: {excerpt(rows)} Expecting 'instances' to be an list/array")
-    if not rows:
-        raise InvalidRequest("JSON Value: [] No values in 'instances' array")
-    if isinstance(rows[0], dict):
-        return _read_named_rows(rows, specs)
-    if len(specs) != 1:
+def _read_rows(rows: list[Json], specs: Mapping[str, TensorSpec]) -> Tensors:
+    if len(specs) != 1 and not _is_named(rows[0]):
         raise InvalidRequest(
             "instances is a plain list, but expecting list of objects as multiple input tensors required as per "
             f"tensorinfo_map: {_wanted(specs)}"
         )
-    for i, row in enumerate(rows):
-        if isinstance(row, dict):
-            raise InvalidRequest(f"Expecting value/list but got object at item {i} of input list")
-    (spec,) = specs.values()
-    return {spec.name: _stack(rows, spec, lambda i: f"Failed to process element: {i} of 'instances' list.")}
+    try:
+        return _stack(rows, specs)
+    except InvalidRequest:
+        bad = _first_bad(rows, specs)
+        _explain(bad, rows, specs)
+        # Each is good and all together are not: of a shape that is not wanted.
+        raise
 
 
-def _read_named_rows(rows: list[Json], specs: Mapping[str, TensorSpec]) -> Tensors:
-    for i, row in enumerate(rows):
-        if not isinstance(row, dict):
+def _stack(rows: list[Json], specs: Mapping[str, TensorSpec]) -> Tensors:
+    """Return all rows as arrays, or complain of something in one of them."""
+    if _is_named(rows[0]):
+        # Of a key given twice in a row the first value counts here too. TensorFlow Serving puts both into the one
+        # tensor, so that later rows move: with one row it is the first that is seen, with several it is a mixture.
+        if any(not _is_named(row) or row.keys() != specs.keys() for row in rows):
+            raise InvalidRequest(f"instances do not all have the keys: {','.join(sorted(specs))}")
+        columns = {name: [row[name] for row in rows] for name in specs}
+    else:
+        if any(_is_named(row) for row in rows if isinstance(row, dict)):
+            raise InvalidRequest("instances are values and objects")
+        columns = dict.fromkeys(specs, rows)
+    # What is true of a tensor's nesting is true of the list of its slices, so rows are read as a column is.
+    return {name: _tensor(column, specs[name]) for name, column in columns.items()}
+
+
+def _first_bad(rows: list[Json], specs: Mapping[str, TensorSpec]) -> int:
+    """Return the first row that does not go with those before it, looking at each row about once."""
+    good, bad = 0, len(rows)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        try:
+            _stack([rows[0], *rows[good:middle]], specs)
+            good = middle
+        except InvalidRequest:
+            bad = middle
+    return good
+
+
+def _explain(i: int, rows: list[Json], specs: Mapping[str, TensorSpec]) -> None:
+    """Complain of row ``i``, whose predecessors are good, in TensorFlow Serving's order of checks."""
+    row = rows[i]
+    if _is_named(rows[0]):
+        if not _is_named(row):
             raise InvalidRequest(f"Expecting object but got list at item {i} of input list")
+        for name, value in row.items():
+            _explain_value(value, rows[0].get(name), name, specs.get(name), f"{i} key: {clip(name, _NAME)}")
         if row.keys() != specs.keys():
             raise InvalidRequest(
                 f"Failed to process element: {i} of 'instances' list. JSON object: {excerpt(row)} "
                 f"keys must be equal to: {','.join(sorted(specs))}"
             )
-    return {name: _named_column(rows, spec) for name, spec in specs.items()}
+    else:
+        if _is_named(row):
+            raise InvalidRequest(f"Expecting value/list but got object at item {i} of input list")
+        (spec,) = specs.values()
+        _explain_value(row, rows[0], spec.name, spec, str(i))
 
 
-def _named_column(rows: list[Json], spec: TensorSpec) -> NDArray[Any]:
-    column = [row[spec.name] for row in rows]
-    return _stack(column, spec, lambda i: f"Failed to process element: {i} key: {spec.name} of 'instances' list.")
-
-
-def _stack(rows: list[Json], spec: TensorSpec, where: Callable[[int], str]) -> NDArray[Any]:
-    shape: list[int] = []
-    # Of all rows: an array of its own for each would take many times the memory of a short row.
-    flat: list[Json] = []
-    for i, row in enumerate(rows):
-        try:
-            if i == 0:
-                shape = _shape(row, spec, MAX_RANK - 1)
-                if math.prod(shape) * len(rows) > _MANY:
-                    spec.require((len(rows), *shape))
-            _check_first(row, shape)
-            _flatten(row, shape, 0, spec, flat)
-        except InvalidRequest as exc:
-            raise InvalidRequest(f"{where(i)} Error: INVALID_ARGUMENT: {exc}") from None
-    return _array(flat, spec).reshape([len(rows), *shape])
-
-
-def _check_first(row: Json, shape: list[int]) -> None:
-    """Refuse a list whose first elements show another shape; what else may be wrong is found on the way through."""
-    given: list[int] = []
-    inner = row
-    while isinstance(inner, list) and len(given) <= len(shape):
-        given.append(len(inner))
-        inner = inner[0] if inner else None
-    if given != shape:
-        raise InvalidRequest(f"Expecting shape {_brackets(shape)} but got: {_brackets(given)}")
+def _explain_value(value: Json, first: Json, name: str, spec: TensorSpec | None, where: str) -> None:
+    try:
+        if spec is None:
+            raise InvalidRequest(f"JSON object: does not have named input: {clip(name, _NAME)}")
+        shape = _shape(value, spec, MAX_RANK - 1)
+        _flat(value, shape, spec)
+        want = _shape(first, spec, MAX_RANK - 1)
+        size, want_size = math.prod(shape), math.prod(want)
+        if size != want_size:
+            raise InvalidRequest(f"Expecting tensor size: {want_size} but got: {size}")
+        if shape != want:
+            raise InvalidRequest(f"Expecting shape {_brackets(want)} but got: {_brackets(shape)}")
+    except InvalidRequest as exc:
+        raise InvalidRequest(
+            f"Failed to process element: {where} of 'instances' list. Error: INVALID_ARGUMENT: {exc}"
+        ) from None
 
 
 def _brackets(shape: list[int]) -> str:
@@ -154,7 +163,7 @@ def _brackets(shape: list[int]) -> str:
 
 
 def _read_columns(columns: Json, specs: Mapping[str, TensorSpec]) -> Tensors:
-    if not isinstance(columns, dict):
+    if not _is_named(columns):
         if len(specs) != 1:
             raise InvalidRequest(
                 "inputs is a plain value/list, but expecting an object as multiple input tensors required as per "
@@ -176,9 +185,16 @@ def _tensor(value: Json, spec: TensorSpec) -> NDArray[Any]:
     if math.prod(shape) > _MANY:
         # Walking through so many takes seconds, so first see whether they are of any use.
         spec.require(tuple(shape))
-    flat: list[Json] = []
-    _flatten(value, shape, 0, spec, flat)
-    return _array(flat, spec).reshape(shape)
+    return _array(_flat(value, shape, spec), spec.dtype).reshape(shape)
+
+
+def _flat(value: Json, shape: list[int], spec: TensorSpec) -> list[Any]:
+    """Return the values of lists that are to have this shape."""
+    flat = _flatten_at_once(value, shape, spec.dtype)
+    if flat is None:
+        flat = []
+        _flatten(value, shape, 0, spec, flat)
+    return flat
 
 
 def _shape(value: Json, spec: TensorSpec, max_rank: int) -> list[int]:
@@ -194,11 +210,21 @@ def _shape(value: Json, spec: TensorSpec, max_rank: int) -> list[int]:
     return shape
 
 
-def _flatten(value: Json, shape: list[int], level: int, spec: TensorSpec, flat: list[Json]) -> None:
+def _flatten_at_once(value: Json, shape: list[int], dtype: Dtype) -> list[Any] | None:
+    """Return the values level by level, in loops of C, if nothing about them needs a closer look."""
+    values = [value]
+    for size in shape:
+        if not set(map(type, values)) <= {list} or not set(map(len, values)) <= {size}:
+            return None
+        values = list(chain.from_iterable(values))
+    if not _are_plain(values, dtype):
+        return None
+    return list(map(to_bytes, values)) if is_string(dtype) else values
+
+
+def _flatten(value: Json, shape: list[int], level: int, spec: TensorSpec, flat: list[Any]) -> None:
     if level == len(shape):
-        if isinstance(value, list):
-            raise InvalidRequest(f"Encountered list at unexpected level: {level} expected < {len(shape)}")
-        flat.append(_scalar(value, spec))
+        flat.append(_scalar(value, level, spec))
         return
     if not isinstance(value, list):
         raise InvalidRequest(
@@ -213,50 +239,55 @@ def _flatten(value: Json, shape: list[int], level: int, spec: TensorSpec, flat: 
         _flatten(child, shape, level + 1, spec, flat)
 
 
-def _scalar(value: Json, spec: TensorSpec) -> bool | int | float:
-    if spec.dtype == np.bool_:
-        fits = type(value) is bool
-    elif is_float(spec.dtype):
-        fits = type(value) in (int, float)
-    else:
-        fits = type(value) is int
-    if not fits:
+def _are_plain(values: list[Json], dtype: Dtype) -> bool:
+    """Whether all values are of the one kind that needs no look at each, and in the dtype's range."""
+    if not set(map(type, values)) <= _types(dtype):
+        return False
+    return dtype.kind not in "iu" or not values or _is_in_range(min(values), max(values), dtype)
+
+
+def _types(dtype: Dtype) -> set[type]:
+    if dtype == np.bool_:
+        return {bool}
+    if is_string(dtype):
+        return {str}
+    return {int, float} if is_float(dtype) else {int}
+
+
+def _is_in_range(low: int, high: int, dtype: Dtype) -> bool:
+    limits = np.iinfo(dtype)  # type: ignore[type-var]
+    return bool(limits.min <= low and high <= limits.max)
+
+
+def _scalar(value: Json, level: int, spec: TensorSpec) -> bool | int | float | bytes:
+    dtype = spec.dtype
+    if isinstance(value, list):
+        raise InvalidRequest(f"Encountered list at unexpected level: {level} expected < {level}")
+    if is_string(dtype) and isinstance(value, str | dict):
+        return to_bytes(value)
+    # Not isinstance: to Python a bool is an int.
+    if type(value) not in _types(dtype):
         raise InvalidRequest(
-            f"JSON Value: {excerpt(value)} Type: {_kind(value)} is not of expected type: {spec.dtype.name}"
+            f"JSON Value: {excerpt(value)} Type: {kind(value)} is not of expected type: {_type_name(dtype)}"
         )
-    if type(value) is int and spec.dtype.kind in "iu":
-        _check_range(value, spec)
+    if dtype.kind in "iu" and not _is_in_range(value, value, dtype):
+        # TensorFlow Serving lets the narrow ones wrap.
+        limits = np.iinfo(dtype)  # type: ignore[type-var]
+        raise InvalidRequest(
+            f"JSON Value: {excerpt(value)} Type: Number is not of expected type: {_type_name(dtype)} "
+            f"({limits.min} to {limits.max})"
+        )
     return value  # type: ignore[no-any-return]
 
 
-def _check_range(value: int, spec: TensorSpec) -> None:
-    limits = np.iinfo(spec.dtype)  # type: ignore[type-var]
-    if not limits.min <= value <= limits.max:
-        raise InvalidRequest(
-            f"JSON Value: {excerpt(value)} Type: Number is not of expected type: {spec.dtype.name} "
-            f"({limits.min} to {limits.max})"
-        )
+def _type_name(dtype: Dtype) -> str:
+    """Return TensorFlow's DataTypeString."""
+    return tf_name(dtype).removeprefix("DT_").lower()
 
 
-def _kind(value: Json) -> str:
-    """Name a value's type as rapidjson does."""
-    if value is None or isinstance(value, bool):
-        return {None: "Null", True: "True", False: "False"}[value]
-    for cls, name in ((dict, "Object"), (list, "Array"), (str, "String")):
-        if isinstance(value, cls):
-            return name
-    return "Number"
-
-
-def _array(flat: list[Json], spec: TensorSpec) -> NDArray[Any]:
-    if not is_float(spec.dtype):
-        return np.array(flat, spec.dtype)
+def _array(flat: list[Any], dtype: Dtype) -> NDArray[Any]:
+    if not is_float(dtype):
+        return np.array(flat, dtype)
+    # By way of doubles, as there: what a float cannot hold becomes an infinity.
     with np.errstate(over="ignore"):
-        return np.array([_as_float(value) for value in flat], np.float64).astype(spec.dtype)
-
-
-def _as_float(value: float) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        return float("inf") if value > 0 else float("-inf")
+        return np.array(flat, np.float64).astype(dtype, copy=False)

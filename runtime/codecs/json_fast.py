@@ -14,7 +14,7 @@ import numpy as np
 import simdjson
 from numpy.typing import NDArray
 
-from runtime.codecs.dtypes import is_float
+from runtime.codecs.dtypes import is_float, is_string
 from runtime.servable import Tensors
 from runtime.signature import DEFAULT_SIGNATURE, MAX_RANK, TensorSpec
 
@@ -25,10 +25,17 @@ class Document:
     is_row: bool
     data: Any
     """The value of "instances" or "inputs"; keeps its parser alive."""
-    lists: int
-    """How many ``[`` the body has, in strings too: at least as many as lists."""
+    body: bytes
+
+    def brackets(self) -> int:
+        """Count ``[``, in strings too: there are at least as many as lists."""
+        # Several times as quick as bytes.count. Block by block, as an array of the body's size that comes and goes
+        # makes malloc give back the pages of all else on top of its heap, and ask for them again next time.
+        codes = np.frombuffer(self.body, np.uint8)
+        return sum(int(np.count_nonzero(codes[i : i + _BLOCK] == ord("["))) for i in range(0, codes.size, _BLOCK))
 
 
+_BLOCK = 1 << 16
 # simdjson counts the elements of a list to here and no further.
 _SATURATED = 0xFFFFFF
 
@@ -49,15 +56,15 @@ def parse(body: bytes) -> Document | None:
     name = root.get("signature_name", DEFAULT_SIGNATURE)
     if is_row == ("inputs" in root) or not isinstance(name, str) or not name:
         return None
-    return Document(name, is_row, root["instances" if is_row else "inputs"], body.count(b"["))
+    return Document(name, is_row, root["instances" if is_row else "inputs"], body)
 
 
-def read(document: Document, is_row: bool, specs: Mapping[str, TensorSpec]) -> Tensors | None:
-    # simdjson has no buffers of booleans, and to Python they are numbers.
-    if any(spec.dtype == np.bool_ for spec in specs.values()):
+def read(document: Document, specs: Mapping[str, TensorSpec]) -> Tensors | None:
+    # simdjson has no buffers of booleans, which are numbers to Python, nor of strings.
+    if any(spec.dtype == np.bool_ or is_string(spec.dtype) for spec in specs.values()):
         return None
     try:
-        if is_row:
+        if document.is_row:
             return _read_rows(document, specs)
         return _read_columns(document, specs)
     except _Irregular:
@@ -104,7 +111,7 @@ def _read_columns(document: Document, specs: Mapping[str, TensorSpec]) -> Tensor
 def _checked(document: Document, tensors: Tensors, lists: int) -> Tensors:
     # A buffer flattens whatever nests in it, so [1, [2]] and [1, 2] look alike there, and only the lists down to
     # the innermost level were looked at. If the body has no more than those, there are none below them.
-    if document.lists != lists:
+    if document.brackets() != lists:
         raise _Irregular
     return tensors
 

@@ -7,12 +7,12 @@ A request is ``{"signature_name": str?, "instances": rows}`` or ``{..., "inputs"
 * columns: an object ``{"name": tensor}`` of whole tensors, which need share no dimension; with one input the name may
   be left out.
 
-An answer is ``{"predictions": rows}`` or ``{"outputs": columns}`` accordingly; one output is not named. NaN, Infinity
-and -Infinity are bare tokens both ways, so neither is strict JSON.
+A string is a JSON string or ``{"b64": "<base64>"}``. An answer is ``{"predictions": rows}`` or ``{"outputs": columns}``
+accordingly; one output is not named. NaN, Infinity and -Infinity are bare tokens both ways, so neither is strict JSON.
 
-Format and texts: tensorflow_serving's ``util/json_tensor.cc``. There are two readers. `fast` takes numbers in
-rectangular lists from simdjson's buffers; whatever it does not take, for whatever reason, `exact` reads, or says what
-is wrong with it.
+Format and texts: tensorflow_serving's ``util/json_tensor.cc``; `json_dialect` has the JSON itself. There are two
+readers. `fast` takes numbers in rectangular lists from simdjson's buffers; whatever it does not take, for whatever
+reason, `exact` reads, or says what is wrong with it.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from runtime.codecs import json_exact, json_fast
-from runtime.codecs.json_exact import Json
+from runtime.codecs.json_dialect import Json
 from runtime.errors import InvalidRequest
 from runtime.servable import Tensors
 from runtime.signature import DEFAULT_SIGNATURE, TensorSpec
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class ParsedPredict:
     """A request whose JSON is sound and whose model is not known yet."""
 
     body: bytes
     signature_name: str
     is_row: bool
+    """Whether the answer goes in rows; a request that does not say so clearly has no inputs either."""
     fast: json_fast.Document | None
     exact: Mapping[str, Json] | None
 
@@ -43,41 +44,31 @@ class ParsedPredict:
         Shapes are the request's: whether they are the signature's is the servable's to say.
 
         Raises:
-            InvalidRequest: names, dtypes or nesting are not what ``specs`` want.
+            InvalidRequest: there are not either rows or columns in it; names, dtypes or nesting are not what ``specs``
+                want.
         """
+        if not specs:
+            name = "DEFAULT" if self.signature_name == DEFAULT_SIGNATURE else self.signature_name
+            raise InvalidRequest(f"Failed to get input map for signature: {name}")
         if self.fast is not None:
-            tensors = json_fast.read(self.fast, self.is_row, specs)
+            tensors = json_fast.read(self.fast, specs)
             if tensors is not None:
                 return tensors
-        document = self.exact if self.exact is not None else json_exact.parse(self.body)
-        return json_exact.read(document, self.is_row, specs)
+            # Its tape is several times as large as the body.
+            self.fast = None
+        if self.exact is None:
+            self.exact = json_exact.parse(self.body, is_strict=True)
+        return json_exact.read(self.exact, specs)
 
 
 def parse_predict(body: bytes) -> ParsedPredict:
-    """Parse a predict request as far as that goes without its model.
+    """Parse a predict request as far as TensorFlow Serving does before it looks for the model.
 
     Raises:
-        InvalidRequest: not JSON, or not of the form above.
+        InvalidRequest: not a JSON object, or its signature_name is no string.
     """
     fast = json_fast.parse(body)
     if fast is not None:
         return ParsedPredict(body, fast.signature_name, fast.is_row, fast, None)
     document = json_exact.parse(body)
-    name = document.get("signature_name", DEFAULT_SIGNATURE)
-    if not isinstance(name, str):
-        raise InvalidRequest(
-            f"JSON Value: {json_exact.excerpt(document)} not formatted correctly. "
-            "'signature_name' key must be a string value."
-        )
-    return ParsedPredict(body, name or DEFAULT_SIGNATURE, _is_row(document), None, document)
-
-
-def _is_row(document: Mapping[str, Json]) -> bool:
-    if "instances" in document and "inputs" in document:
-        raise InvalidRequest(
-            f"JSON Value: {json_exact.excerpt(document)} Not formatted correctly expecting only one of "
-            "'inputs' or 'instances' keys to exist "
-        )
-    if "instances" not in document and "inputs" not in document:
-        raise InvalidRequest("Missing 'inputs' or 'instances' key")
-    return "instances" in document
+    return ParsedPredict(body, json_exact.signature_name(document), "instances" in document, None, document)

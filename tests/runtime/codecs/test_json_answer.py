@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from typing import Any
@@ -17,13 +18,27 @@ from runtime.codecs.json_answer import encode
 from runtime.errors import InvalidRequest
 from runtime.servable import Tensors
 from runtime.signature import Dtype
-from tests.runtime.codecs.specs import BFLOAT16, DTYPES, FLOATS, INTS, arrays, assert_same, is_float, limits
+from tests.runtime.codecs.specs import (
+    BFLOAT16,
+    DTYPES,
+    FLOATS,
+    INTS,
+    arrays,
+    assert_same,
+    is_float,
+    limits,
+    string_arrays,
+)
 
 reproducibly = settings(deadline=None, derandomize=True)
 
 
 def f32(values: Any) -> NDArray[np.float32]:
     return np.array(values, np.float32)
+
+
+def strings(values: Any) -> NDArray[Any]:
+    return np.array(values, object)
 
 
 ONE: Tensors = {"y": f32([[1, 2.5], [-3, 4]])}
@@ -60,6 +75,31 @@ ANSWERS: list[tuple[Tensors, bool, str]] = [
     ({"y": f32([[1, np.nan], [-np.inf, np.inf]])}, False, '{"outputs":[[1.0,NaN],[-Infinity,Infinity]]}'),
     ({"y": f32(np.nan)}, False, '{"outputs":NaN}'),
     ({"y": f32(-np.inf), "z": f32([np.nan])}, False, '{"outputs":{"y":-Infinity,"z":[NaN]}}'),
+    # Strings; a name that ends in _bytes asks for base64 (json_tensor_test.cc, FromJsonSingleBytesTensor and
+    # FromJsonMultipleNamedTensors).
+    ({"y": strings([b"a", 'é\n"'.encode()])}, True, '{"predictions":["a","é\\n\\""]}'),
+    ({"y": strings(b"a")}, False, '{"outputs":"a"}'),
+    ({"y": strings([])}, True, '{"predictions":[]}'),
+    ({"y": strings([[], []])}, True, '{"predictions":[[],[]]}'),
+    (
+        {"str_tensor_bytes": strings([[b"hello", b"world"], [b"tf", b"serving"]])},
+        True,
+        '{"predictions":[[{"b64":"aGVsbG8="},{"b64":"d29ybGQ="}],[{"b64":"dGY="},{"b64":"c2VydmluZw=="}]]}',
+    ),
+    ({"y_bytes": strings(b"hello")}, False, '{"outputs":{"b64":"aGVsbG8="}}'),
+    ({"y_bytes": f32([1])}, True, '{"predictions":[1.0]}'),
+    (
+        {"s": strings([[b"foo"], [b"bar"]]), "t_bytes": strings([b"tf", b""]), "f": f32([1, np.nan])},
+        True,
+        '{"predictions":[{"s":["foo"],"t_bytes":{"b64":"dGY="},"f":1.0},{"s":["bar"],"t_bytes":{"b64":""},"f":NaN}]}',
+    ),
+    (
+        {"s": strings([b"null", b'"null']), "f": f32([np.inf, np.nan])},
+        False,
+        '{"outputs":{"s":["null","\\"null"],"f":[Infinity,NaN]}}',
+    ),
+    # What is no UTF-8 cannot be a JSON string, and then all of that output are base64; TensorFlow Serving's is no JSON.
+    ({"y": strings([b"ok", b"\xff"])}, True, '{"predictions":[{"b64":"b2s="},{"b64":"/w=="}]}'),
     # The order of what is not finite, over rows and outputs, with outputs between that cannot be other than finite.
     (
         {"a": f32([np.inf, np.nan]), "b": np.array([True, False]), "c": np.array([[1, -np.inf], [np.inf, np.nan]])},
@@ -98,9 +138,10 @@ def test_rows_of_what_has_no_rows_are_refused(outputs: Tensors, message: str) ->
     assert encode(outputs, False)
 
 
-def test_rows_of_no_outputs_are_refused() -> None:
+@pytest.mark.parametrize("is_row", [True, False], ids=["rows", "columns"])
+def test_no_outputs_are_refused(is_row: bool) -> None:
     with pytest.raises(InvalidRequest, match="Cannot convert empty tensor map to JSON"):
-        encode({}, True)
+        encode({}, is_row)
 
 
 HARD_NAMES = ["null", 'a"null', "\\", '\\"null\\"', "a,null,b", "é ☃ 𝄞", "\n\t\x00", "NaN", "", "[null]"]
@@ -144,6 +185,20 @@ def test_every_array_reads_back_as_it_was(array: NDArray[Any], is_row: bool) -> 
     check(array, json.loads(text)["predictions" if is_row else "outputs"])
     if is_float(array.dtype):
         assert all(FLOAT.fullmatch(number) for number in re.findall(r"[^\[\],{}:]+", text.decode().split(":", 1)[1]))
+
+
+@reproducibly
+@given(string_arrays(st.binary(max_size=5)), st.sampled_from(["y", "y_bytes"]))
+def test_every_string_reads_back_as_it_was(array: NDArray[Any], name: str) -> None:
+    value = json.loads(encode({name: array}, False))["outputs"]
+    flat: list[Any] = [value]
+    for _ in array.shape:
+        flat = [element for values in flat for element in values]
+    kinds = {type(element) for element in flat}
+    assert len(kinds) <= 1
+    assert kinds != {str} or name == "y"
+    given = [base64.b64decode(x["b64"], validate=True) if isinstance(x, dict) else x.encode() for x in flat]
+    assert given == array.ravel().tolist()
 
 
 @reproducibly

@@ -3,10 +3,11 @@ never mean different things."""
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 import sys
 import time
-import tracemalloc
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -22,7 +23,18 @@ from runtime.codecs.json_tensor import parse_predict
 from runtime.errors import InvalidRequest
 from runtime.servable import Tensors
 from runtime.signature import DEFAULT_SIGNATURE, Dtype, TensorSpec
-from tests.runtime.codecs.specs import BFLOAT16, BOOL, DTYPES, FLOATS, INTS, arrays, assert_all_same, limits, specs
+from tests.runtime.codecs.specs import (
+    BFLOAT16,
+    BOOL,
+    DTYPES,
+    FLOATS,
+    INTS,
+    arrays,
+    assert_all_same,
+    limits,
+    specs,
+    string_arrays,
+)
 
 Specs = Mapping[str, TensorSpec]
 
@@ -35,12 +47,16 @@ def read(body: str | bytes, wanted: Specs) -> Tensors:
 
 def read_exactly(body: str | bytes, wanted: Specs) -> Tensors:
     document = json_exact.parse(encoded(body))
-    return json_exact.read(document, "instances" in document, wanted)
+    return json_exact.read(document, wanted)
 
 
 def read_fast(body: str | bytes, wanted: Specs) -> Tensors | None:
     document = json_fast.parse(encoded(body))
-    return None if document is None else json_fast.read(document, document.is_row, wanted)
+    return None if document is None else json_fast.read(document, wanted)
+
+
+def strings(values: Any) -> NDArray[Any]:
+    return np.array(values, object)
 
 
 def encoded(body: str | bytes) -> bytes:
@@ -53,6 +69,7 @@ def f32(values: Any) -> NDArray[np.float32]:
 
 X = specs(x=np.float32)
 INT = specs(x=np.int32)
+TEXT = specs(x=object)
 FLAG = specs(x=np.bool_)
 XY = specs(x=np.float32, y=np.int64)
 
@@ -96,15 +113,11 @@ ACCEPTED: list[tuple[Specs, str | bytes, dict[str, NDArray[Any]]]] = [
     # What a float cannot hold becomes an infinity or a zero of its sign.
     (X, '{"inputs": [3.4028235e38, 1e39, -1e39]}', {"x": f32([3.4028235e38, np.inf, -np.inf])}),
     (X, '{"inputs": [1e-45, 1e-46, -1e-46]}', {"x": f32([1e-45, 0.0, -0.0])}),
-    (X, '{"inputs": [1e400, -1e400, 1e-400]}', {"x": f32([np.inf, -np.inf, 0])}),
-    (specs(x=np.float64), '{"inputs": [1e308, 1e309]}', {"x": np.array([1e308, np.inf])}),
+    (X, '{"inputs": [1e308, -1e308, 1e-400]}', {"x": f32([np.inf, -np.inf, 0])}),
+    (specs(x=np.float64), '{"inputs": [1e308, 1.7976931348623157e308]}', {"x": np.array([1e308, np.finfo(float).max])}),
     (specs(x=np.float16), '{"inputs": [65504, 65520, -1e9]}', {"x": np.array([65504, np.inf, -np.inf], np.float16)}),
     (specs(x=BFLOAT16), '{"inputs": [1, 3.4e38, 1e39]}', {"x": f32([1, np.inf, np.inf]).astype(BFLOAT16)}),
-    (X, f'{{"inputs": [1{"0" * 400}, -1{"0" * 400}]}}', {"x": f32([np.inf, -np.inf])}),
-    # More digits than Python converts to an integer.
-    (X, f'{{"inputs": [1, 1{"0" * 5000}, -1{"0" * 5000}]}}', {"x": f32([1, np.inf, -np.inf])}),
-    (X, f'{{"instances": [1{"0" * 5000}]}}', {"x": f32([np.inf])}),
-    (XY, f'{{"inputs": {{"x": 1{"0" * 5000}, "y": 7}}}}', {"x": f32(np.inf), "y": np.array(7)}),
+    (X, f'{{"inputs": [1{"0" * 308}, -1{"0" * 308}]}}', {"x": f32([np.inf, -np.inf])}),
     (specs(x=np.float64), '{"inputs": [18446744073709551616, 9007199254740993]}', {"x": np.array([2.0**64, 2.0**53])}),
     # bool takes true and false.
     (FLAG, '{"instances": [true, false]}', {"x": np.array([True, False])}),
@@ -118,6 +131,61 @@ ACCEPTED: list[tuple[Specs, str | bytes, dict[str, NDArray[Any]]]] = [
     (X, '{"inputs": [1], "context": [[[2]], {"a": [3]}], "n": null}', {"x": f32([1])}),
     (X, '{"context": "[[[ not lists ]]] {", "inputs": [1]}', {"x": f32([1])}),
     (X, '{"inputs": {"x": [1], "y": "["}}', {"x": f32([1])}),
+    # Strings, and base64 objects in their place (json_tensor_test.cc, SingleUnnamedTensorBase64Scalars and following).
+    (TEXT, '{"instances": ["a", "", "\\u00e9\\ud83c\\udf89\\n"]}', {"x": strings([b"a", b"", "é🎉\n".encode()])}),
+    (TEXT, '{"instances": [{"b64": "aGVsbG8="}, {"b64": "d29ybGQ="}]}', {"x": strings([b"hello", b"world"])}),
+    (TEXT, '{"instances": [[{"b64": "aGVsbG8="}], [{"b64": "d29ybGQ="}]]}', {"x": strings([[b"hello"], [b"world"]])}),
+    (
+        TEXT,
+        '{"instances": [{"x": [[{"b64": "aGVsbG8="}], [{"b64": "d29ybGQ="}]]}]}',
+        {"x": strings([[[b"hello"], [b"world"]]])},
+    ),
+    (TEXT, '{"inputs": {"b64": "aGVsbG8="}}', {"x": strings(b"hello")}),
+    (TEXT, '{"inputs": {"x": {"b64": "aGVsbG8="}}}', {"x": strings(b"hello")}),
+    (TEXT, '{"inputs": ["mixed", {"b64": "AP8="}]}', {"x": strings([b"mixed", b"\x00\xff"])}),
+    (TEXT, b'{"inputs": ["\xff\x80", "\xc3"]}', {"x": strings([b"\xff\x80", b"\xc3"])}),
+    (TEXT, '{"inputs": [[], []]}', {"x": strings([[], []])}),
+    # An input of that name (IsValBase64Object does not ask for names).
+    (specs(b64=object), '{"instances": [{"b64": "aGk="}]}', {"b64": strings([b"hi"])}),
+    # absl::Base64Unescape: blanks anywhere, no padding, full stops as padding, bits left over.
+    (TEXT, '{"inputs": {"b64": " aGVs\\nbG8 = "}}', {"x": strings(b"hello")}),
+    (TEXT, '{"inputs": [{"b64": "aA"}, {"b64": "aA=="}, {"b64": "aA.."}]}', {"x": strings([b"h"] * 3)}),
+    (TEXT, '{"inputs": [{"b64": "aGk"}, {"b64": "aGk."}, {"b64": "aGl="}]}', {"x": strings([b"hi"] * 3)}),
+    (TEXT, '{"inputs": {"b64": ""}}', {"x": strings(b"")}),
+    # MultipleNamedTensor and MultipleNamedTensorColumnarFormat.
+    (
+        specs(int_tensor=np.int32, str_tensor=object, float_tensor=np.float32, dbl_tensor=np.float64),
+        """{"instances": [
+            {"int_tensor": [[1,2],[3,4]], "str_tensor": ["foo", "bar"], "float_tensor": [1.0, NaN],
+             "dbl_tensor": [NaN]},
+            {"int_tensor": [[7,8],[9,0]], "str_tensor": ["baz", "bat"], "float_tensor": [2.0, Infinity],
+             "dbl_tensor": [2.0]}
+        ]}""",
+        {
+            "int_tensor": np.array([[[1, 2], [3, 4]], [[7, 8], [9, 0]]], np.int32),
+            "str_tensor": strings([[b"foo", b"bar"], [b"baz", b"bat"]]),
+            "float_tensor": f32([[1, np.nan], [2, np.inf]]),
+            "dbl_tensor": np.array([[np.nan], [2.0]]),
+        },
+    ),
+    (
+        specs(int_tensor=np.int32, str_tensor=object, bin_tensor=object),
+        """{"inputs": {
+            "int_tensor": [[[1,2],[3,4],[5,6]]], "str_tensor": ["foo", "bar"], "bin_tensor": {"b64": "aGVsbG8="}
+        }}""",
+        {
+            "int_tensor": np.array([[[1, 2], [3, 4], [5, 6]]], np.int32),
+            "str_tensor": strings([b"foo", b"bar"]),
+            "bin_tensor": strings(b"hello"),
+        },
+    ),
+    # rapidjson's flags NanAndInf and StopWhenDone (json_tensor.cc, ParseJson).
+    (X, '{"inputs": [Inf, -Inf, -NaN, -Infinity]}', {"x": f32([np.inf, -np.inf, np.nan, -np.inf])}),
+    (X, '{"inputs": [1]}}', {"x": f32([1])}),
+    (X, '{"inputs": [1]} {"inputs": [2]}', {"x": f32([1])}),
+    (X, b'{"inputs": [1]}\x00\xff"', {"x": f32([1])}),
+    (X, '{"inputs": [1e2, Inf]} 1e999 "', {"x": f32([100, np.inf])}),
+    (X, b'{"\xff": "\xff", "inputs": [1]}', {"x": f32([1])}),
     # The text itself: blanks, a byte order mark, escapes in names.
     (X, ' \t\r\n{ "inputs" :\n[ 1 , 2 ] } \n', {"x": f32([1, 2])}),
     (X, b'\xef\xbb\xbf{"inputs": [1]}', {"x": f32([1])}),
@@ -145,26 +213,11 @@ def check_meaning(body: str | bytes, wanted: Specs, tensors: Mapping[str, NDArra
 
 
 REJECTED: list[tuple[Specs, str | bytes, str]] = [
-    # Not JSON.
+    # Not JSON: see test_json_dialect.py.
     (X, "", "JSON Parse error: The document is empty"),
-    (X, " \n", "JSON Parse error: The document is empty"),
-    (X, "{", "JSON Parse error: "),
-    (X, '{"inputs": [1]', "JSON Parse error: "),
-    (X, '{"inputs": [1]}}', "JSON Parse error: "),
-    (X, '{"inputs": [1,]}', "JSON Parse error: "),
-    (X, '{"inputs": [01]}', "JSON Parse error: "),
-    (X, '{"inputs": [1.]}', "JSON Parse error: "),
-    (X, '{"inputs": [.5]}', "JSON Parse error: "),
-    (X, '{"inputs": [+1]}', "JSON Parse error: "),
-    (X, '{"inputs": [0x10]}', "JSON Parse error: "),
-    (X, '{"inputs": [nan]}', "JSON Parse error: "),
-    (X, "{'inputs': [1]}", "JSON Parse error: "),
-    (X, '{"inputs": [1] /* one */}', "JSON Parse error: "),
-    (X, '{"inputs": [1]} {"inputs": [2]}', "JSON Parse error: "),
-    (X, b'{"inputs": [1], "\xff": 1}', "not UTF-8"),
-    (X, '{"inputs": [1]}'.encode("utf-16"), "JSON Parse error: "),
-    (INT, f'{{"inputs": [-1{"0" * 5000}]}}', "JSON Value: -Infinity Type: Number is not of expected type: int32"),
-    (X, f'{{"inputs": [1{"0" * 5000}}}', "JSON Parse error: "),
+    (X, '{"inputs": [1,]}', "JSON Parse error: Invalid value. at offset: 14"),
+    (X, '{"inputs": [1e400]}', "JSON Parse error: Number too big to be stored in double. at offset: 12"),
+    (INT, f'{{"inputs": [-1{"0" * 5000}]}}', "Number too big to be stored in double. at offset: 12"),
     # Not the form.
     (X, "1", "JSON Value: 1 Is not object"),
     (X, "[1]", "JSON Value: [1] Is not object"),
@@ -175,10 +228,12 @@ REJECTED: list[tuple[Specs, str | bytes, str]] = [
     (X, '{"instances": [1], "inputs": [1]}', "only one of 'inputs' or 'instances' keys to exist"),
     (X, '{"instances": [1], "inputs": null}', "only one of 'inputs' or 'instances' keys to exist"),
     (X, '{"instances": null, "inputs": [1]}', "only one of 'inputs' or 'instances' keys to exist"),
-    (X, '{"instances": null}', "Expecting 'instances' to be an list/array"),
+    (X, '{"instances": null}', "JSON Value: {\"instances\":null} Expecting 'instances' to be an list/array"),
     (X, '{"instances": 1}', "Expecting 'instances' to be an list/array"),
     (X, '{"instances": {"x": [1]}}', "Expecting 'instances' to be an list/array"),
-    (X, '{"instances": []}', "No values in 'instances' array"),
+    (X, '{"instances": []}', "JSON Value: {\"instances\":[]} No values in 'instances' array"),
+    ({}, '{"instances": [1]}', "Failed to get input map for signature: DEFAULT"),
+    ({}, '{"signature_name": "s"}', "Failed to get input map for signature: s"),
     (X, '{"signature_name": 1, "inputs": [1]}', "'signature_name' key must be a string value"),
     (X, '{"signature_name": null, "inputs": [1]}', "'signature_name' key must be a string value"),
     # Names.
@@ -188,8 +243,18 @@ REJECTED: list[tuple[Specs, str | bytes, str]] = [
     (X, '{"inputs": {"z": [1]}}', "Missing named input: x in 'inputs' object"),
     (X, '{"inputs": {}}', "Missing named input: x in 'inputs' object"),
     (XY, '{"instances": [{"x": 1}]}', "0 of 'instances' list. JSON object: {\"x\":1} keys must be equal to: x,y"),
-    (XY, '{"instances": [{"x": 1, "z": 2}]}', "keys must be equal to: x,y"),
-    (X, '{"instances": [{"x": 1}, {"x": 1, "y": 2}]}', "Failed to process element: 1 of 'instances' list."),
+    (
+        XY,
+        '{"instances": [{"x": 1, "z": 2}]}',
+        "Failed to process element: 0 key: z of 'instances' list. Error: INVALID_ARGUMENT: "
+        "JSON object: does not have named input: z",
+    ),
+    (X, '{"instances": [{"x": 1}, {"x": 1, "y": 2}]}', "Failed to process element: 1 key: y of 'instances' list."),
+    (XY, '{"instances": [{"b64": "AA=="}]}', "expecting list of objects as multiple input tensors required"),
+    (XY, '{"inputs": {"b64": "AA=="}}', "expecting an object as multiple input tensors required"),
+    # The first of several is named, whatever comes later.
+    (XY, '{"instances": [{"x": 1, "y": 2}, {"x": 1, "y": true}, {"x": []}, 7]}', "element: 1 key: y of 'instances'"),
+    (X, '{"instances": [1, 2, 3, [4], "5", {"x": 6}]}', "Failed to process element: 3 of 'instances' list."),
     (X, '{"instances": [{}]}', "keys must be equal to: x"),
     (X, '{"instances": [1, {"x": 1}]}', "Expecting value/list but got object at item 1 of input list"),
     (X, '{"instances": [{"x": 1}, 1]}', "Expecting object but got list at item 1 of input list"),
@@ -206,7 +271,36 @@ REJECTED: list[tuple[Specs, str | bytes, str]] = [
     (X, '{"instances": ["a"]}', "Failed to process element: 0 of 'instances' list. Error: INVALID_ARGUMENT: "),
     (X, '{"instances": [{"x": 1}, {"x": null}]}', "Failed to process element: 1 key: x of 'instances' list."),
     (X, '{"instances": [{"x": 1}, {"x": true}]}', "Type: True is not of expected type: float"),
-    (X, '{"instances": [{"x": {"b64": "AA=="}}]}', "Type: Object is not of expected type: float"),
+    (
+        X,
+        '{"instances": [{"x": {"b64": "AA=="}}]}',
+        'JSON Value: {"b64":"AA=="} Type: Object is not of expected type: float',
+    ),
+    (TEXT, '{"inputs": [1]}', "JSON Value: 1 Type: Number is not of expected type: string"),
+    (TEXT, '{"inputs": ["a", null]}', "JSON Value: null Type: Null is not of expected type: string"),
+    (TEXT, '{"inputs": [{}]}', "JSON Value: {} not formatted correctly for base64 data"),
+    (TEXT, '{"inputs": [{"b64": 1}]}', 'JSON Value: {"b64":1} not formatted correctly for base64 data'),
+    (TEXT, '{"inputs": [{"b64": "AA==", "a": 1}]}', "not formatted correctly for base64 data"),
+    (TEXT, '{"inputs": [{"b64": "A"}]}', "Unable to base64 decode"),
+    (TEXT, '{"inputs": [{"b64": "AA="}]}', "Unable to base64 decode"),
+    (TEXT, '{"inputs": [{"b64": "AA==="}]}', "Unable to base64 decode"),
+    (TEXT, '{"inputs": [{"b64": "AAA=="}]}', "Unable to base64 decode"),
+    (TEXT, '{"inputs": [{"b64": "="}]}', "Unable to base64 decode"),
+    (TEXT, '{"inputs": [{"b64": "A=A="}]}', "Unable to base64 decode"),
+    (TEXT, '{"inputs": [{"b64": "AA==AA=="}]}', "Unable to base64 decode"),
+    (TEXT, '{"inputs": [{"b64": "-_-_"}]}', "Unable to base64 decode"),
+    (TEXT, '{"inputs": [{"b64": "\\u00e9AA="}]}', "Unable to base64 decode"),
+    (TEXT, '{"inputs": [{"b64": "AA\\u0000A"}]}', "Unable to base64 decode"),
+    (
+        TEXT,
+        '{"instances": ["a", {"b64": "?"}]}',
+        "Failed to process element: 1 of 'instances' list. Error: INVALID_ARG",
+    ),
+    (TEXT, '{"instances": ["a", {"x": "b"}]}', "Expecting value/list but got object at item 1 of input list"),
+    (TEXT, '{"instances": [{"x": "b"}, {"b64": "AA=="}]}', "Expecting object but got list at item 1 of input list"),
+    (specs(x=np.float64), '{"inputs": [null]}', "Type: Null is not of expected type: double"),
+    (specs(x=np.float16), '{"inputs": [null]}', "Type: Null is not of expected type: half"),
+    (specs(x=BFLOAT16), '{"inputs": [null]}', "Type: Null is not of expected type: bfloat16"),
     (INT, '{"inputs": [1.0]}', "JSON Value: 1.0 Type: Number is not of expected type: int32"),
     (INT, '{"inputs": [1, 1e0]}', "Type: Number is not of expected type: int32"),
     (INT, '{"inputs": [true]}', "Type: True is not of expected type: int32"),
@@ -238,9 +332,21 @@ REJECTED: list[tuple[Specs, str | bytes, str]] = [
     (X, '{"inputs": [[[1, 2]], [[3], [4]]]}', "Encountered list at unexpected size: 2 at level: 1 expected size: 1"),
     (X, '{"inputs": [[[1], [2]], [[3, 4]]]}', "Encountered list at unexpected size: 1 at level: 1 expected size: 2"),
     (X, '{"inputs": [[[1, 2], [3]], [[4, 5], [6, 7, 8]]]}', "unexpected size: 1 at level: 2 expected size: 2"),
-    (X, '{"instances": [[1, 2], [3], [4, 5, 6]]}', "1 of 'instances' list. Error: INVALID_ARGUMENT: Expecting"),
+    (X, '{"instances": [[1, 2], [3], [4, 5, 6]]}', "INVALID_ARGUMENT: Expecting tensor size: 2 but got: 1"),
+    (
+        X,
+        '{"instances": [[1, 2], [3, 4], [5, 6, 7]]}',
+        "element: 2 of 'instances' list. Error: INVALID_ARGUMENT: Expecting",
+    ),
+    (X, '{"instances": [[1, 2], [3, 4], [[5, 6]]]}', "Expecting shape [2] but got: [1,2]"),
+    (
+        X,
+        '{"instances": [[1, 2], [[3], [4, 5]]]}',
+        "Encountered list at unexpected size: 2 at level: 1 expected size: 1",
+    ),
+    (X, '{"instances": [[[]], [[], []]]}', "Expecting shape [1,0] but got: [2,0]"),
     (X, '{"instances": [1, [2]]}', "Expecting shape [] but got: [1]"),
-    (X, '{"instances": [[], [1, 2]]}', "Expecting shape [0] but got: [2]"),
+    (X, '{"instances": [[], [1, 2]]}', "Expecting tensor size: 0 but got: 2"),
     (X, '{"instances": [[1, 2], [[1, 2]]]}', "Expecting shape [2] but got: [1,2]"),
     (X, '{"instances": [[1, 2], [3, [4]]]}', "Encountered list at unexpected level: 1 expected < 1"),
     (X, '{"instances": [{"x": [1, 2]}, {"x": [3]}]}', "1 key: x of 'instances' list. Error: INVALID_ARGUMENT"),
@@ -284,7 +390,8 @@ def test_an_integer_is_taken_up_to_its_limits_and_not_beyond(dtype: Dtype, templ
     for number in (low, high):
         assert [int(x) for x in read(template.format(number), wanted)["x"].ravel()] == [number]
     for number in (low - 1, high + 1):
-        with pytest.raises(InvalidRequest, match=rf"JSON Value: {number} .*{dtype.name} \({low} to {high}\)"):
+        shown = re.escape(f"JSON Value: {number} Type: Number is not of expected type: {dtype.name} ({low} to {high})")
+        with pytest.raises(InvalidRequest, match=shown):
             read(template.format(number), wanted)
 
 
@@ -302,7 +409,31 @@ def test_a_signature_is_named_or_the_default(body: str, name: str) -> None:
     assert parse_predict(body.encode()).signature_name == name
 
 
-@pytest.mark.parametrize(("body", "is_row"), [('{"instances": [1]}', True), ('{"inputs": [1]}', False)])
+@pytest.mark.parametrize(
+    "body",
+    ['{"instances": [1], "inputs": [1]}', "{}", '{"instances": 1}', '{"inputs": "what"}', '{"instances": []}'],
+)
+def test_what_is_in_a_request_is_looked_at_when_the_model_is_known(body: str) -> None:
+    parsed = parse_predict(body.encode())
+    with pytest.raises(InvalidRequest):
+        parsed.inputs(X)
+
+
+@pytest.mark.parametrize("body", ['{"inputs": [1}', "[1]", '{"signature_name": 7, "inputs": [1]}'])
+def test_what_is_no_request_is_refused_before_the_model_is_known(body: str) -> None:
+    with pytest.raises(InvalidRequest):
+        parse_predict(body.encode())
+
+
+@pytest.mark.parametrize(
+    ("body", "is_row"),
+    [
+        ('{"instances": [1]}', True),
+        ('{"instances": [NaN]}', True),
+        ('{"inputs": [1]}', False),
+        ('{"inputs": [NaN]}', False),
+    ],
+)
 def test_the_form_of_the_answer_is_that_of_the_request(body: str, is_row: bool) -> None:
     assert parse_predict(body.encode()).is_row is is_row
 
@@ -364,6 +495,9 @@ def test_the_interpreters_recursion_limit_is_left_alone() -> None:
         json.dumps({"instances": [{"x" * 1_000_000: 1}]}),
         json.dumps({"instances": [1], "inputs": list(range(100_000))}),
         json.dumps({"signature_name": list(range(100_000)), "inputs": 1}),
+        json.dumps({"instances": [{"x" * 100_000: {"y" * 100_000: 1}}]}),
+        json.dumps({"instances": [1, {"☃" * 100_000: 1}]}, ensure_ascii=False),
+        '{"inputs": ' + '[{"x":' * 200 + "1" + "}]" * 200 + "}",
         '{"inputs": [1' + "0" * 4000 + "]}",
         '{"' + "x" * 1_000_000 + '": }',
     ],
@@ -372,24 +506,9 @@ def test_the_interpreters_recursion_limit_is_left_alone() -> None:
 def test_a_message_quotes_no_more_than_a_piece_of_the_body(body: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         read(body, INT)
-    assert len(str(caught.value)) < 1000
-
-
-# Python's objects for such bodies are some 25 times as large as the text, and what is made of them must not be much
-# more; an array for each row would be.
-@pytest.mark.parametrize(
-    "row", ["[]", "[1]", "1.5", '{"x":1}', '{"x":[1]}', '{"x":[NaN]}', "[[1]]", "NaN", "[NaN]"], ids=str
-)
-def test_many_small_rows_take_memory_in_proportion(row: str) -> None:
-    body = b'{"instances":[' + b",".join([row.encode()] * 5_000) + b"]}"
-    tracemalloc.start()
-    try:
-        array = read(body, X)["x"]
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert len(array) == 5_000
-    assert peak < 60 * len(body)
+    quoted = str(caught.value).encode()
+    # Of the body; our own words come on top.
+    assert len(quoted) < 256 + 200
 
 
 def as_read(array: NDArray[Any]) -> NDArray[Any]:
@@ -424,6 +543,34 @@ def test_rows_that_python_writes_are_read_as_they_were(tensors: list[NDArray[Any
     else:
         rows = [{name: jsonable(array[i]) for name, array in named.items()} for i in range(size)]
     check_readers(json.dumps({"instances": rows}), named)
+
+
+utf_8 = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
+
+
+@reproducibly
+@given(string_arrays(utf_8.map(str.encode)), st.booleans(), st.booleans())
+def test_strings_that_python_writes_are_read_as_they_were(array: NDArray[Any], is_ascii: bool, is_row: bool) -> None:
+    texts = np.array([text.decode() for text in array.ravel()], object).reshape(array.shape).tolist()
+    value = [texts, texts] if is_row else texts
+    body = json.dumps({"instances" if is_row else "inputs": value}, ensure_ascii=is_ascii)
+    check_meaning(body, TEXT, {"x": as_read(np.stack([array, array]) if is_row else array)})
+
+
+@reproducibly
+@given(string_arrays(st.binary(max_size=5)), st.booleans())
+def test_bytes_in_base64_are_read_as_they_were(array: NDArray[Any], is_padded: bool) -> None:
+    objects = [{"b64": base64.b64encode(value).decode().rstrip("" if is_padded else "=")} for value in array.ravel()]
+    value = np.array(objects, object).reshape(array.shape).tolist()
+    check_meaning(json.dumps({"inputs": {"x": value}}), TEXT, {"x": as_read(array)})
+
+
+def test_megabytes_in_base64_take_about_as_long_as_a_look_at_them() -> None:
+    image = np.random.default_rng(0).bytes(8_000_000)
+    body = b'{"instances":[{"b64":"%b"}]}' % base64.b64encode(image)
+    started = time.process_time()
+    assert read(body, TEXT)["x"].tolist() == [image]
+    assert time.process_time() - started < 1
 
 
 def check_readers(body: str, named: dict[str, NDArray[Any]]) -> None:
@@ -491,12 +638,8 @@ def test_the_fast_reader_never_means_anything_else(
 
 
 def read_exactly_and_strictly(body: bytes, wanted: Specs) -> Tensors:
-    """Read without the fast reader, with what `parse_predict` checks of the form."""
-    document = json_exact.parse(body)
-    if ("instances" in document) == ("inputs" in document):
-        raise InvalidRequest("one of the two")
-    if not isinstance(document.get("signature_name", ""), str):
-        raise InvalidRequest("no name")
+    """Read without the fast reader, with what `parse_predict` checks."""
+    json_exact.signature_name(json_exact.parse(body))
     return read_exactly(body, wanted)
 
 
@@ -514,7 +657,7 @@ def test_a_list_longer_than_simdjson_counts_is_read_fast_and_whole() -> None:
     body = b'{"inputs":[' + b"7," * (count - 1) + b"8]}"
     parsed = parse_predict(body)
     assert parsed.fast is not None
-    array = json_fast.read(parsed.fast, False, wanted)
+    array = json_fast.read(parsed.fast, wanted)
     assert array is not None
     assert array["x"].shape == (count,)
     assert array["x"][-2:].tolist() == [7, 8]

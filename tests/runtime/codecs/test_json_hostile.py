@@ -1,0 +1,225 @@
+"""Bodies that mean harm or nothing: whatever comes is read or refused, in time and memory in proportion to its size.
+
+`corpus/json` has one body a file, named by what it is of, and each that once went wrong: all of them always run, and
+the fuzz changes them further.
+"""
+
+from __future__ import annotations
+
+import pickle
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from runtime.codecs import json_exact, json_fast
+from runtime.codecs.json_answer import encode
+from runtime.codecs.json_examples import parse_examples
+from runtime.codecs.json_tensor import parse_predict
+from runtime.errors import InvalidRequest
+from runtime.servable import Tensors
+from runtime.signature import TensorSpec
+from tests.runtime.codecs.specs import BOOL, DTYPES, STRING, assert_all_same, specs
+
+CORPUS = {path.name: path.read_bytes() for path in sorted((Path(__file__).parent / "corpus" / "json").iterdir())}
+WANTED = [specs(x=dtype) for dtype in (*DTYPES, STRING)] + [
+    specs(x=np.float32, y=STRING),
+    specs(x=BOOL, y=np.int64),
+    {},
+]
+
+
+def survive(body: bytes, wanted: Mapping[str, TensorSpec]) -> None:
+    """Read a body in every way there is; the ways must agree, and whatever is read can be written."""
+    try:
+        parsed = parse_predict(body)
+        tensors = parsed.inputs(wanted)
+    except InvalidRequest as exc:
+        check_message(exc)
+        assert read_fast(body, wanted) is None
+    else:
+        assert tensors.keys() == wanted.keys()
+        assert_all_same(json_exact.read(json_exact.parse(body), wanted), tensors)
+        assert encode(tensors, False)
+
+
+def read_fast(body: bytes, wanted: Mapping[str, TensorSpec]) -> Tensors | None:
+    document = json_fast.parse(body)
+    return json_fast.read(document, wanted) if document and wanted else None
+
+
+def survive_as_examples(body: bytes) -> None:
+    try:
+        examples = parse_examples(body).examples
+    except InvalidRequest as exc:
+        check_message(exc)
+    else:
+        assert all(array.size for example in examples for array in example.values())
+
+
+def check_message(exc: InvalidRequest) -> None:
+    # 256 bytes of the body; the rest are our own words.
+    message = str(exc).encode()
+    assert message
+    assert len(message) < 256 + 300
+
+
+@pytest.mark.parametrize("name", CORPUS)
+def test_the_corpus_is_read_or_refused(name: str) -> None:
+    for wanted in WANTED:
+        survive(CORPUS[name], wanted)
+    survive_as_examples(CORPUS[name])
+
+
+SEEDS = [body for body in CORPUS.values() if len(body) < 500]
+PIECES = [bytes([byte]) for byte in b'[]{},:"\\\0 019.-+eEINntfux']
+PIECES += [b"[]", b"{}", b"],[", b'"x":', b'"b64":', b"null", b"true", b"Inf", b"NaN", b"-NaN", b"Infinity", b"1e400"]
+PIECES += [b"\\ud800", b"\\udc80", b"\\u00", b"\xff", b"\xef\xbb\xbf", "☃".encode(), b"1e100", b"9" * 20, b"9" * 309]
+# Where, how many bytes are taken out, and what is put in.
+edits = st.lists(
+    st.tuples(st.integers(0, 100), st.integers(0, 5), st.lists(st.sampled_from(PIECES), max_size=3).map(b"".join)),
+    max_size=5,
+)
+
+
+@settings(deadline=None, derandomize=True, max_examples=2000)
+@given(st.sampled_from(SEEDS) | st.binary(max_size=60), edits, st.sampled_from(WANTED), st.integers(1, 3))
+@example(b'{"inputs":[1e100]} 1e999 "', [], WANTED[0], 1)
+def test_a_changed_body_is_read_or_refused(
+    seed: bytes, changes: list[tuple[int, int, bytes]], wanted: Mapping[str, TensorSpec], times: int
+) -> None:
+    body = seed
+    for at, length, piece in changes:
+        body = body[:at] + piece * times + body[at + length :]
+    survive(body, wanted)
+    survive_as_examples(body)
+
+
+def test_more_changed_bodies_are_read_or_refused() -> None:
+    """As above, without the care that hypothesis takes: more of them in less time."""
+    dice = random.Random(0)
+    for _ in range(4000):
+        body = bytearray(dice.choice(SEEDS))
+        for _ in range(dice.randint(1, 4)):
+            at = dice.randrange(len(body) + 1)
+            body[at : at + dice.randint(0, 4)] = dice.choice(PIECES)
+        survive(bytes(body), dice.choice(WANTED))
+        survive_as_examples(bytes(body))
+
+
+def rows(row: str, count: int, last: str = "") -> str:
+    return f'{{"instances":[{",".join([row] * (count // (len(row) + 1)))}{last}]}}'
+
+
+X, DOUBLE, TEXT = specs(x=np.float32), specs(x=np.float64), specs(x=STRING)
+# Each of about as many characters as asked for.
+LARGE: dict[str, tuple[Mapping[str, TensorSpec], Callable[[int], str]]] = {
+    "numbers": (X, lambda n: rows("0", n)),
+    "numbers and one NaN": (DOUBLE, lambda n: rows("1.5", n, ",NaN")),
+    "NaN": (X, lambda n: rows("NaN", n)),
+    "Inf": (X, lambda n: rows("Inf", n)),
+    "large exponents": (DOUBLE, lambda n: rows("1e100", n)),
+    "large exponents, the last too large": (X, lambda n: rows("1e100", n, ",1e400")),
+    "one number": (X, lambda n: f'{{"inputs":{"1" * n}}}'),
+    "long numbers": (DOUBLE, lambda n: rows("1" * 300, n)),
+    "booleans": (specs(x=BOOL), lambda n: rows("true", n)),
+    "empty lists": (X, lambda n: rows("[]", n)),
+    "lists in lists": (X, lambda n: rows("[" * 30 + "]" * 30, n)),
+    "empty objects": (X, lambda n: rows("{}", n)),
+    "named rows": (X, lambda n: rows('{"x":1}', n)),
+    "rows of the shortest name": (specs(**{"": np.float32}), lambda n: rows('{"":0}', n, ',{"":NaN}')),
+    "rows, the last bad": (X, lambda n: rows("0", n, ",[]")),
+    "named rows, the last bad": (X, lambda n: rows('{"x":0}', n, ",{}")),
+    "rows, the middle bad": (X, lambda n: rows("[0]", n // 2, ",[]," + rows("[0]", n // 2)[14:-2])),
+    "empty strings": (TEXT, lambda n: rows('""', n)),
+    "strings": (TEXT, lambda n: rows('"ab"', n)),
+    "wide strings": (TEXT, lambda n: rows('"☃☃"', n)),
+    "one wide character and strings": (TEXT, lambda n: rows('"ab"', n, ',"🎉"')),
+    "a string of escapes": (TEXT, lambda n: f'{{"inputs":"{chr(92)}n{(chr(92) + "n") * (n // 2)}"}}'),
+    "a string of pairs": (TEXT, lambda n: '{"inputs":"' + "\\ud83c\\udf89" * (n // 12) + '"}'),
+    "a string of pairs and a half": (TEXT, lambda n: '{"inputs":"' + "\\ud83c\\udf89" * (n // 12) + '\\ud83c"}'),
+    "base64": (TEXT, lambda n: '{"inputs":{"b64":"' + "AAAA" * (n // 4) + '"}}'),
+    "base64 with blanks": (TEXT, lambda n: '{"inputs":{"b64":"' + "A A " * (n // 4) + '"}}'),
+    "base64 objects": (TEXT, lambda n: rows('{"b64":""}', n)),
+    "keys": (X, lambda n: "{" + "".join(f'"{i:x}":0,' for i in range(n // 9)) + '"inputs":1}'),
+    "keys of inputs": (X, lambda n: '{"inputs":{' + "".join(f'"{i:x}":0,' for i in range(n // 9)) + '"x":1}}'),
+    "one key again and again": (X, lambda n: "{" + '"a":0,' * (n // 6) + '"inputs":1}'),
+    "brackets": (X, lambda n: "[" * n),
+    "lists that do not end": (X, lambda n: rows("[[[]]]", n)[:-2]),
+    "a string that does not end": (TEXT, lambda n: '{"inputs":"' + "\\n" * (n // 2)),
+    "quotation marks": (TEXT, lambda n: '{"inputs":[' + '"' * n),
+    "Inf that does not end": (X, lambda n: rows("Inf", n)[:-2]),
+}
+EXAMPLES: dict[str, Callable[[int], str]] = {
+    "examples": lambda n: f'{{"examples":[{",".join(["{}"] * (n // 3))}]}}',
+    "examples of one feature": lambda n: '{"examples":[' + ",".join(['{"":0}'] * (n // 7)) + "]}",
+    "features": lambda n: '{"examples":[{' + ",".join(f'"{i:x}":0' for i in range(n // 9)) + "}]}",
+    "a feature": lambda n: f'{{"examples":[{{"a":[{",".join("0" * (n // 2))}]}}]}}',
+    "a context for many": lambda n: (
+        '{"context":{' + ",".join(f'"{i:x}":0' for i in range(n // 18)) + '},"examples":[' + "{}," * (n // 6) + "{}]}"
+    ),
+}
+
+SECONDS_PER_MEGABYTE = 3
+"""Five times what the slowest takes on a slow machine; what is quadratic takes hours."""
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_large_body_takes_time_in_proportion(name: str) -> None:
+    wanted, make = LARGE[name]
+    body = make(1_000_000).encode()
+    started = time.process_time()
+    try:
+        parse_predict(body).inputs(wanted)
+    except InvalidRequest as exc:
+        check_message(exc)
+    assert time.process_time() - started < SECONDS_PER_MEGABYTE
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_many_examples_take_time_in_proportion(name: str) -> None:
+    body = EXAMPLES[name](1_000_000).encode()
+    started = time.process_time()
+    parse_examples(body)
+    assert time.process_time() - started < SECONDS_PER_MEGABYTE
+
+
+MEMORY_FACTOR = 50
+"""Of the body's size. A list of one value takes 88 bytes in Python and two in JSON; usual bodies take a tenth."""
+
+# In a process of its own, that has nothing else to do: memory that was used before is not seen to be used again.
+MEASURE = """
+import pathlib, pickle, sys
+from runtime.codecs.json_examples import parse_examples
+from runtime.codecs.json_tensor import parse_predict
+from runtime.errors import InvalidRequest
+
+def peak():
+    # Not ru_maxrss, which begins with what the parent had.
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+wanted = pickle.load(sys.stdin.buffer)
+body = sys.stdin.buffer.read()
+before = peak()
+try:
+    result = parse_predict(body).inputs(wanted) if wanted else parse_examples(body)
+except InvalidRequest as exc:
+    result = exc
+print((peak() - before) / len(body))
+"""
+
+
+@pytest.mark.parametrize("name", [*LARGE, *EXAMPLES])
+def test_a_large_body_takes_memory_in_proportion(name: str) -> None:
+    wanted, make = LARGE[name] if name in LARGE else ({}, EXAMPLES[name])
+    given = pickle.dumps(wanted) + make(1_000_000).encode()
+    done = subprocess.run([sys.executable, "-c", MEASURE], input=given, capture_output=True, check=True, timeout=50)
+    assert float(done.stdout) < MEMORY_FACTOR

@@ -65,6 +65,7 @@ lock: $(UV)  ## pin the newest versions again
 	@$(COMPILE) $(LOCK_ARGS) pyproject.toml --extra all -c requirements/lock.txt -o requirements/image.txt
 	@$(COMPILE) $(LOCK_ARGS) requirements/ovmsclient.in -o requirements/ovmsclient.txt
 	@$(COMPILE) $(LOCK_ARGS) requirements/bootstrap.in -o requirements/bootstrap.txt
+	@$(COMPILE) $(LOCK_ARGS) --no-emit-package tensorflow infra/ci/tfserving.in -o infra/ci/tfserving.txt
 	@$(COMPILE) $(LOCK_ARGS) --no-deps requirements/tools.in -o requirements/tools.txt
 
 # podman and buildah drop the health check unless told to write docker's format.

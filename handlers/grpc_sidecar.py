@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import quote
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from handlers.tls import Tls
+from model_cache.locks import locked
 from runtime.server import ModelServer
 from runtime.servicers import SERVICES, Reload, service_handlers
 
@@ -17,6 +23,9 @@ MAX_MESSAGE = 2**31 - 1
 
 RESERVE = 8
 """Threads beyond those for calls that may take long."""
+_MAX_SOCKET_PATH = 107
+"""Bytes; of unix(7)."""
+_CONNECT_TIMEOUT = 1.0
 
 
 class GrpcServer:
@@ -46,11 +55,14 @@ class GrpcServer:
         reload: Reload | None = None,
         tensor_content_from: int = 0,
     ) -> None:
-        self._target = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        self._target = "" if not port else f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        self._socket_path = socket_path
+        self._tls = tls
         self._health = health.HealthServicer()
+        # As many as there may be calls, and some that answer health checks and refusals meanwhile.
+        self._threads = ThreadPoolExecutor(max_in_flight + RESERVE, thread_name_prefix="grpc")
         self._grpc = grpc.server(
-            # As many as there may be calls, and some that answer health checks and refusals meanwhile.
-            ThreadPoolExecutor(max_in_flight + RESERVE, thread_name_prefix="grpc"),
+            self._threads,
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE),
                 ("grpc.max_send_message_length", MAX_MESSAGE),
@@ -64,17 +76,19 @@ class GrpcServer:
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
+        if has_reflection:
+            self._add_reflection()
 
     def start(self) -> None:
         """Bind and serve.
 
         Raises:
-            OSError: the address cannot be had.
+            OSError: the address cannot be had, or another process listens on the socket.
         """
-        try:
-            self._grpc.add_insecure_port(self._target)
-        except RuntimeError as exc:
-            raise OSError(f"cannot listen on {self._target}: {exc}") from exc
+        if self._target:
+            self._listen(self._target, _credentials(self._tls) if self._tls else None)
+        if self._socket_path:
+            self._listen_on_socket(self._socket_path)
         self._grpc.start()
 
     def set_ready(self) -> None:
@@ -84,9 +98,68 @@ class GrpcServer:
         """Stop accepting, let calls finish, close; return whether all did within ``timeout`` seconds."""
         self._health.enter_graceful_shutdown()
         stopped: threading.Event = self._grpc.stop(timeout)
-        return stopped.wait(timeout)
+        has_stopped = stopped.wait(timeout)
+        self._threads.shutdown(wait=False)
+        return has_stopped
+
+    def _listen(self, target: str, credentials: grpc.ServerCredentials | None = None) -> None:
+        try:
+            if credentials:
+                self._grpc.add_secure_port(target, credentials)
+            else:
+                self._grpc.add_insecure_port(target)
+        except RuntimeError as exc:
+            raise OSError(f"cannot listen on {target}: {exc}") from exc
+
+    def _listen_on_socket(self, path: str) -> None:
+        size = len(os.fsencode(path))
+        if size > _MAX_SOCKET_PATH:
+            raise OSError(f"cannot listen on {path}: it has {size} bytes; want {_MAX_SOCKET_PATH} at most")
+        # gRPC removes whatever socket is there, and its own when it stops. The lock is against a second process that
+        # finds nobody listening just before we do.
+        with locked(Path(path).parent):
+            _check_nobody_listens(path)
+            # It takes the name for a URL's path.
+            self._listen(f"unix:{quote(path)}")
+
+    def _add_reflection(self) -> None:
+        # Here, as the import takes 30 ms and few want it.
+        from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+        from runtime.codecs.schema.reflection import wire_pool
+
+        pool = wire_pool()
+        for module in (health_pb2, reflection_pb2):
+            pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
+        names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._grpc, pool)
 
     def _report(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         # "" is the server as a whole; TensorFlow Serving's health service knows the short names.
         for service in ("", *SERVICES, *(name.rpartition(".")[2] for name in SERVICES)):
             self._health.set(service, status)
+
+
+def _credentials(tls: Tls) -> grpc.ServerCredentials:
+    return grpc.ssl_server_credentials(
+        [(tls.key, tls.certificate)], tls.client_ca, require_client_auth=tls.client_ca is not None
+    )
+
+
+def _check_nobody_listens(path: str) -> None:
+    """Raise OSError if something is at the path that may not be replaced; what a dead process left may."""
+    try:
+        mode = Path(path).stat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise OSError(f"cannot listen on {path}: there is something else; want a socket, or nothing")
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(_CONNECT_TIMEOUT)
+        try:
+            probe.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return
+        except OSError as exc:
+            raise OSError(f"cannot listen on {path}: another process may: {exc}") from exc
+    raise OSError(f"cannot listen on {path}: another process does")

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Install what the tests marked `container` and `node` need, on Debian: buildah and podman for the image, Azurite for
-# Azure's storage, the Serverless Framework's fork for serverless.yml, linters. Does nothing, quickly, where it is all
-# there.
+# Install what the tests marked `container`, `node` and `tfserving` need, on Debian: buildah and podman for the image,
+# Azurite for Azure's storage, the Serverless Framework's fork for serverless.yml, TensorFlow Serving's client with the
+# TensorFlow it comes with (1.5 GB), linters. Does nothing, quickly, where it is all there.
 #
 # Needs `make setup` before it.
 set -eu
@@ -38,15 +38,18 @@ node_programs() {
     cp infra/ci/package-lock.json "$tools/node/.installed"
 }
 
-linters() {
-    cmp -s infra/ci/lint.txt "$tools/lint/.installed" && return 0
-    echo "installing linters into $tools/lint" >&2
-    rm -rf "$tools/lint"
-    .venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes --target "$tools/lint" \
-        -r infra/ci/lint.txt
-    cp infra/ci/lint.txt "$tools/lint/.installed"
+# $1: a directory below $tools, and the lock below infra/ci that says what is in it. Installed as locked, no more: of
+# the two TensorFlows that TensorFlow Serving's client would bring, the lock has the smaller.
+python_packages() {
+    cmp -s "infra/ci/$1.txt" "$tools/$1/.installed" && return 0
+    echo "installing Python packages into $tools/$1" >&2
+    rm -rf "${tools:?}/$1"
+    .venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes --no-deps --target "$tools/$1" \
+        -r "infra/ci/$1.txt"
+    cp "infra/ci/$1.txt" "$tools/$1/.installed"
 }
 
 apt_packages
 node_programs
-linters
+python_packages lint
+python_packages tfserving

@@ -34,11 +34,15 @@ class OvmsClientError(Exception):
 
 @dataclass(frozen=True)
 class OvmsClient:
-    """A client of the server at ``address`` (host:port). Version 0 is its way to ask for the default version."""
+    """A client of the server at ``address`` (host:port). Version 0 is its way to ask for the default version.
+
+    ``tls`` has its names for files: server_cert_path, client_cert_path, client_key_path.
+    """
 
     address: str
     transport: Literal["grpc", "http"] = "grpc"
     timeout: float = 10.0
+    tls: Mapping[str, str] | None = None
 
     def predict(self, model: str, inputs: Mapping[str, npt.NDArray[Any]], version: int = 0) -> Arrays:
         """Return the outputs by name. Of a model with one output the client drops the name: it is "" here."""
@@ -63,7 +67,7 @@ class OvmsClient:
             return {int(number): state for number, state in result.items()}
 
     def _run(self, directory: Path, method: str, model: str, version: int, **more: object) -> dict[str, Any]:
-        call = {"address": self.address, "transport": self.transport, "timeout": self.timeout}
+        call = {"address": self.address, "transport": self.transport, "timeout": self.timeout, "tls": self.tls}
         call |= {"method": method, "model": model, "version": version, **more}
         (directory / "call.json").write_text(json.dumps(call))
         # -I and -S leave the standard library only on its path: what ovmsclient pins must not meet what we pin.

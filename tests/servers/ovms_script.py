@@ -23,7 +23,7 @@ def run(call: dict[str, Any], directory: Path) -> dict[str, Any]:
     import ovmsclient
 
     makers = {"grpc": ovmsclient.make_grpc_client, "http": ovmsclient.make_http_client}
-    client = makers[call["transport"]](call["address"])
+    client = makers[call["transport"]](call["address"], call["tls"])
     whom = {"model_name": call["model"], "model_version": call["version"], "timeout": call["timeout"]}
     if call["method"] == "predict":
         return {"outputs": predict(client, call["inputs"], whom, directory)}

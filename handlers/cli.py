@@ -26,6 +26,7 @@ _PATIENCE = 24 * 3600.0
 _STORAGE_OPTIONS = ("s3_endpoint", "storage_client", "storage_anonymous")
 _ONE_SHOT_OPTIONS = ("cache_dir", *_STORAGE_OPTIONS, "log_level")
 _PULL_OPTIONS = (*_ONE_SHOT_OPTIONS, "disk_budget", "ready_marker")
+_PULL_ALL_OPTIONS = (*_PULL_OPTIONS, "model_config_file")
 _CACHE_OPTIONS = ("cache_dir", "disk_budget")
 
 
@@ -92,9 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_one_shot_options(command)
     command.set_defaults(run=_inspect)
     command = commands.add_parser("pull", help="fetch models into the cache ahead: for an image, or an init container")
-    command.add_argument("models", nargs="+", metavar="model", help="directory or URL of the model's versions")
+    command.add_argument("models", nargs="*", metavar="model", help="directory or URL of the model's versions")
     _add_version_option(command)
-    add_options(command, only=_PULL_OPTIONS)
+    add_options(command, only=_PULL_ALL_OPTIONS)
     command.set_defaults(run=_pull)
     _add_cache_commands(commands.add_parser("cache", help="show, check or remove what is in the cache directory"))
     return parser
@@ -154,8 +155,12 @@ def _inspect(options: argparse.Namespace) -> int:
 def _pull(options: argparse.Namespace) -> int:
     from handlers.stock import pull
 
-    for model in options.models:
-        print(pull(_settings_of(model, options, _PULL_OPTIONS), options.version), flush=True)
+    chosen = [_settings_of(model, options, _PULL_OPTIONS) for model in options.models]
+    if options.model_config_file or not chosen:
+        chosen.append(_settings(options, _PULL_ALL_OPTIONS))
+    for settings in chosen:
+        for line in pull(settings, options.version):
+            print(line, flush=True)
     return 0
 
 
@@ -192,9 +197,8 @@ def _one_shot_settings(options: argparse.Namespace) -> Settings:
 
 
 def _settings_of(model: str, options: argparse.Namespace, names: Sequence[str]) -> Settings:
-    # No name of a model may have a colon, as it would end the name in a URL.
-    name = model.rstrip("/").rpartition("/")[2].replace(":", "_") or "model"
-    return _settings(options, names, model_name=name, model_path=model)
+    name = model.rstrip("/").rpartition("/")[2] or "model"
+    return _settings(options, names, model_name=name, model_path=model, model_config_file="")
 
 
 def _settings(options: argparse.Namespace, names: Sequence[str], **others: str) -> Settings:

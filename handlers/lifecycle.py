@@ -1,8 +1,8 @@
 """A server process from start to exit: build, listen, load, serve, drain.
 
-Order, after Uvicorn and OpenVINO Model Server: everything is built and listening before the model is loaded, so that
+Order, after Uvicorn and OpenVINO Model Server: everything is built and listening before the models are loaded, so that
 liveness is answered and requests that come early wait for the load instead of being refused. A start that fails is
-one log line and exit code 3.
+one log line and exit code 3. Of several models one that fails is no reason to end the process.
 """
 
 from __future__ import annotations
@@ -13,17 +13,22 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn, Protocol
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol
 
 from handlers.build import build_server
+from handlers.configuration import models_of
+from handlers.reload import Reload, start_all
 from handlers.settings import Settings
 from model_cache.cache import FAILURE_TTL
 from model_cache.errors import BlobChanged, CacheFull, LoadFailed, LoadPending, ModelCacheError
 from model_cache.repository import ServableId
 from runtime.server import ModelServer
+
+if TYPE_CHECKING:
+    from handlers.tls import Tls
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +51,13 @@ class Stop:
     """A signal came."""
 
 
-Event = ServableId | BaseException | Stop
+class Ready(NamedTuple):
+    """Every model has been loaded once."""
+
+    ids: Sequence[ServableId]
+
+
+Event = Ready | BaseException | Stop
 
 
 def serve(settings: Settings) -> NoReturn:
@@ -56,19 +67,24 @@ def serve(settings: Settings) -> NoReturn:
         SettingsError: there is nothing to serve, or nothing to serve it on.
     """
     settings.require_ports()
+    tls = _read_tls(settings)
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     started: list[Front] = []
     with _stop_signals(events):
         try:
-            server = build_server(settings)
+            models = models_of(settings)
+            server = build_server(settings, models)
             # First, as it takes longest: it lists and downloads while the fronts are imported.
-            threading.Thread(target=_load, args=(server, settings.model_name, events), daemon=True).start()
-            for front in _fronts(settings, server):
+            names = [model.name for model in models]
+            threading.Thread(target=_load, args=(server, names, _is_vital(settings), events), daemon=True).start()
+            reload = Reload(server, settings, models)
+            for front in _fronts(settings, server, tls, reload):
                 front.start()
                 started.append(front)
+            _watch(settings, reload)
             code = _main_loop(settings, started, events)
         except (ModelCacheError, OSError) as exc:
-            logger.error("cannot start %s from %s: %s", settings.model_name, settings.model_path, exc)
+            logger.error("cannot start %s: %s", _what(settings), exc)
             code = START_FAILED
         finished = _drain(started, settings.shutdown_timeout)
     _report(finished, settings.shutdown_timeout, code)
@@ -77,32 +93,74 @@ def serve(settings: Settings) -> NoReturn:
     os._exit(code)
 
 
-def _load(server: ModelServer, name: str, events: queue.SimpleQueue[Event]) -> None:
-    """Load the model and report how it went; go on trying if its files are broken, as they may be replaced."""
-    reported = ""
+def _read_tls(settings: Settings) -> Tls | None:
+    if not settings.port:
+        return None
+    from handlers.tls import read_tls
+
+    return read_tls(settings)
+
+
+def _is_vital(settings: Settings) -> bool:
+    # What a file names may be mended while the others serve.
+    return not settings.model_config_file
+
+
+def _what(settings: Settings) -> str:
+    return settings.model_config_file or f"{settings.model_name} from {settings.model_path}"
+
+
+def _watch(settings: Settings, reload: Reload) -> None:
+    seconds = settings.model_config_file_poll_wait_seconds
+    if seconds:
+        args = (settings.model_config_file, seconds, threading.Event())
+        threading.Thread(target=reload.watch, args=args, daemon=True).start()
+
+
+def _load(server: ModelServer, names: Sequence[str], is_vital: bool, events: queue.SimpleQueue[Event]) -> None:
+    """Load the models and report when all have been; go on trying those that fail, as what is wrong may be mended.
+
+    Args:
+        is_vital: whether the process has no use without them, unless it is their files that are broken.
+    """
+    loaded: dict[str, ServableId] = {}
+    told: dict[str, str] = {}
     deadline = time.monotonic() + UPLOAD_TIMEOUT
-    while True:
-        try:
-            return events.put(server.start(name))
-        except ModelCacheError as exc:
-            if isinstance(exc, (BlobChanged, LoadPending, CacheFull)) and time.monotonic() < deadline:
-                # Somebody is just uploading; or another process of this cache directory uses all that is in it.
-                logger.info("waiting for %s: %s", name, exc)
-                time.sleep(_UPLOAD_PAUSE)
-                continue
-            if not isinstance(exc, LoadFailed) and not reported:
-                return events.put(exc)
-            if str(exc) != reported:
-                # Whatever it is while the files are being replaced, it is no reason any more to end the process.
-                events.put(LoadFailed(str(exc)))
-            reported = str(exc)
-            time.sleep(FAILURE_TTL)
-        # Raised again on the main thread, which is the one that can end the process.
-        except BaseException as exc:  # noqa: BLE001
-            return events.put(exc)
+    waiting = list(names)
+    try:
+        while waiting:
+            pause = FAILURE_TTL
+            for name, outcome in zip(waiting, start_all(server, waiting), strict=True):
+                if isinstance(outcome, ServableId):
+                    loaded[name] = outcome
+                elif isinstance(outcome, (BlobChanged, LoadPending, CacheFull)) and time.monotonic() < deadline:
+                    # Somebody is just uploading; or another process of this cache directory uses all that is in it.
+                    logger.info("waiting for %s: %s", name, outcome)
+                    pause = _UPLOAD_PAUSE
+                elif is_vital and not isinstance(outcome, LoadFailed) and name not in told:
+                    raise outcome
+                elif told.get(name) != str(outcome):
+                    # Whatever it is while the files are being replaced, it is no reason any more to end the process.
+                    told[name] = str(outcome)
+                    events.put(LoadFailed(str(outcome)))
+            # Some may have been taken back meanwhile.
+            waiting = [name for name in waiting if name not in loaded and name in server.repositories]
+            _pause(server, waiting, pause)
+        events.put(Ready(list(loaded.values())))
+    # Raised again on the main thread, which is the one that can end the process.
+    except BaseException as exc:  # noqa: BLE001
+        events.put(exc)
 
 
-def _fronts(settings: Settings, server: ModelServer) -> Iterator[Front]:
+def _pause(server: ModelServer, names: Sequence[str], seconds: float) -> None:
+    """Wait for so long, or until a reload has changed where one of these models is or whether it is there at all."""
+    before = [server.repositories.get(name) for name in names]
+    deadline = time.monotonic() + seconds
+    while names and time.monotonic() < deadline and [server.repositories.get(name) for name in names] == before:
+        time.sleep(min(seconds, _UPLOAD_PAUSE))
+
+
+def _fronts(settings: Settings, server: ModelServer, tls: Tls | None, reload: Reload) -> Iterator[Front]:
     # Each front's libraries are imported only if it is wanted.
     if settings.rest_port:
         from handlers.http_server import HttpServer
@@ -118,7 +176,6 @@ def _fronts(settings: Settings, server: ModelServer) -> Iterator[Front]:
         )
     if settings.port or settings.grpc_socket_path:
         from handlers.grpc_sidecar import GrpcServer
-        from handlers.tls import read_tls
 
         yield GrpcServer(
             server,
@@ -126,8 +183,9 @@ def _fronts(settings: Settings, server: ModelServer) -> Iterator[Front]:
             settings.port,
             max_in_flight=settings.max_in_flight,
             socket_path=settings.grpc_socket_path,
-            tls=read_tls(settings),
+            tls=tls,
             has_reflection=settings.grpc_reflection,
+            reload=reload,
             tensor_content_from=1 if settings.enable_serialization_as_tensor_content else settings.tensor_content_from,
         )
 
@@ -135,10 +193,10 @@ def _fronts(settings: Settings, server: ModelServer) -> Iterator[Front]:
 def _main_loop(settings: Settings, fronts: list[Front], events: queue.SimpleQueue[Event]) -> int:
     while True:
         event = events.get()
-        if isinstance(event, ServableId):
+        if isinstance(event, Ready):
             for front in fronts:
                 front.set_ready()
-            logger.info("ready: %s on %s", event, _addresses(settings))
+            logger.info("ready: %s on %s", ", ".join(map(str, event.ids)) or "no model", _addresses(settings))
         elif isinstance(event, LoadFailed):
             logger.error("not ready, trying again every %.0f s: %s", FAILURE_TTL, event)
         elif isinstance(event, Stop):
@@ -152,7 +210,8 @@ def _addresses(settings: Settings) -> str:
         ("REST", settings.rest_bind_address, settings.rest_port),
         ("gRPC", settings.grpc_bind_address, settings.port),
     )
-    return ", ".join(f"{name} {address}:{port}" for name, address, port in fronts if port)
+    ports = [f"{name} {address}:{port}" for name, address, port in fronts if port]
+    return ", ".join(ports + [f"gRPC unix:{path}" for path in [settings.grpc_socket_path] if path])
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from handlers.build import build_server, open_repository
+from handlers.configuration import models_of
 from handlers.settings import Settings, SettingsError
 from model_cache.errors import ModelNotFound, StorageUnavailable
 from runtime.codecs.dtypes import tf_name
@@ -37,7 +38,8 @@ def predict(settings: Settings, version: int | None, body: bytes) -> bytes:
 
 def describe(settings: Settings, version: int | None) -> Iterator[str]:
     """Yield lines about the versions there are, and about the signature of one of them."""
-    repository = open_repository(settings)
+    (model,) = models_of(settings)
+    repository = open_repository(model, settings)
     versions = repository.versions()
     if not versions:
         raise ModelNotFound(f"no directory named by a number in {repository}")

@@ -16,13 +16,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from model_cache.policy import VersionPolicy, parse_policy
+from model_cache.policy import MAX_VERSION, VersionPolicy, parse_policy
 from model_cache.repository import LISTING_TTL
 from model_cache.storage import StorageOptions
 
 PREFIX = "DECANT_"
 CLIENTS = ("auto", "sdk", "obstore")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+_OF_ONE_MODEL = ("model_name", "model_path", "model_version_policy", "version_labels")
+OF_BATCHING = (
+    "max_batch_size",
+    "batch_timeout_micros",
+    "max_enqueued_batches",
+    "num_batch_threads",
+    "allowed_batch_sizes",
+    "pad_variable_length_inputs",
+)
 
 
 class SettingsError(Exception):
@@ -81,7 +90,10 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 def _labels(text: str) -> Mapping[str, int]:
     labels = json.loads(text)
-    if not isinstance(labels, dict) or not all(type(version) is int and version >= 0 for version in labels.values()):
+    if not isinstance(labels, dict) or not all(labels):
+        raise ValueError
+    # True is an int to Python.
+    if not all(type(version) is int and 0 <= version <= MAX_VERSION for version in labels.values()):
         raise ValueError
     return labels
 
@@ -160,7 +172,7 @@ def option(
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    model_name: str = option(TEXT, "", "name that clients use for the model")
+    model_name: str = option(TEXT, "default", "name that clients use for the model")
     model_path: str = option(
         TEXT,
         "",
@@ -280,18 +292,36 @@ class Settings:
             environ=dict(os.environ),
         )
 
-    def require_model(self) -> None:
-        for name in ("model_name", "model_path"):
-            if not getattr(self, name):
-                raise SettingsError(f"no {name} is given; want --{name} or {_variable(name)}")
-        if "/" in self.model_name or ":" in self.model_name:
-            raise SettingsError(f"model_name is {self.model_name!r}; want a name without / and :")
+    def require_models(self) -> None:
+        if not self.model_path and not self.model_config_file:
+            raise SettingsError(
+                f"no model is given; want --model_path or {_variable('model_path')}, or --model_config_file or "
+                f"{_variable('model_config_file')}"
+            )
+        if not self.model_name.isprintable():
+            raise SettingsError(f"model_name is {self.model_name!r}; want a name that can be printed")
+        if self.model_config_file:
+            self._refuse_beside("model_config_file", _OF_ONE_MODEL)
+        elif self.model_config_file_poll_wait_seconds:
+            raise SettingsError("model_config_file_poll_wait_seconds is given without model_config_file; want both")
+
+    def require_batching(self) -> None:
+        if self.batching_parameters_file:
+            self._refuse_beside("batching_parameters_file", OF_BATCHING)
+        for name in (*OF_BATCHING, "batching_parameters_file", "enable_per_model_batching_parameters"):
+            if getattr(self, name) != getattr(type(self), name) and not self.enable_batching:
+                raise SettingsError(f"{name} is given without enable_batching; want both")
 
     def require_ports(self) -> None:
-        if not self.port and not self.rest_port:
-            raise SettingsError("port and rest_port are both 0; want one of them at least")
-        if self.port == self.rest_port:
+        if not self.port and not self.rest_port and not self.grpc_socket_path:
+            raise SettingsError("port and rest_port are both 0, and there is no grpc_socket_path; want one of them")
+        if self.port and self.port == self.rest_port:
             raise SettingsError(f"port and rest_port cannot have the same values: {self.port}")
+
+    def _refuse_beside(self, name: str, others: Collection[str]) -> None:
+        for other in others:
+            if getattr(self, other) != getattr(type(self), other):
+                raise SettingsError(f"{name} and {other} are both given; want what the second says in the file")
 
 
 def add_options(parser: argparse.ArgumentParser, *, only: Collection[str] = ()) -> None:
@@ -327,12 +357,20 @@ def read_settings(flags: Mapping[str, str | None], defaults: Mapping[str, Any] |
         source, text = _given(setting, flags)
         if text:
             values[setting.name] = _parse(setting, source, text)
+    if not values.keys() & {"model_path", "model_config_file"}:
+        values |= _image_model(values)
     return Settings(**values)
 
 
 def is_on_cloud_run() -> bool:
     """Whether whatever is written to disk takes memory, which cannot be told there by looking at the disk."""
     return "K_SERVICE" in os.environ
+
+
+def _image_model(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the one model of TensorFlow Serving's image, which is ``$MODEL_BASE_PATH/$MODEL_NAME``."""
+    base, name = os.environ.get("MODEL_BASE_PATH"), values.get("model_name") or os.environ.get("MODEL_NAME")
+    return {"model_name": name, "model_path": f"{base.rstrip('/')}/{name}"} if base and name else {}
 
 
 def _settings() -> Iterator[Field[Any]]:

@@ -6,21 +6,30 @@ import time
 from collections.abc import Collection, Iterator
 
 from handlers.build import open_disk_cache, open_repository
+from handlers.configuration import models_of
 from handlers.settings import Settings, SettingsError
 from model_cache.disk import Entry
 from model_cache.errors import ModelNotFound
+from model_cache.repository import ModelRepository
 
 SHOWN = 12
 """Digits of a digest that are shown, and are enough to name it."""
 
 
-def pull(settings: Settings, version: int | None) -> str:
-    """Fetch one version of a model, or the newest, into the cache; return a line that says what was done.
+def pull(settings: Settings, version: int | None) -> Iterator[str]:
+    """Fetch one version of each model, or the newest and those with labels, into the cache; yield a line for each.
 
     Raises:
-        ModelCacheError: it cannot be had or kept.
+        SettingsError: the models are not what they should be.
+        ModelCacheError: one cannot be had or kept.
     """
-    repository = open_repository(settings)
+    for model in models_of(settings):
+        repository = open_repository(model, settings)
+        for number in dict.fromkeys((version, *(model.labels.values() if version is None else ()))):
+            yield _pull(settings, repository, number)
+
+
+def _pull(settings: Settings, repository: ModelRepository, version: int | None) -> str:
     found = repository.find(version) if version is not None else next(iter(repository.candidates()), None)
     if found is None:
         raise ModelNotFound(f"no directory named by a number in {repository}")

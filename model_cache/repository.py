@@ -206,7 +206,33 @@ class ModelRepository:
                 f"{ServableId(self.name, version)} has only just appeared in storage and may still be uploaded; "
                 "try again later"
             )
-        raise ModelNotFound(f"Servable not found for request: Specific({self.name}, {version})")
+        # In brackets is OpenVINO Model Server's text: clients of either server look for theirs.
+        raise ModelNotFound(
+            f"Servable not found for request: Specific({self.name}, {version}) "
+            "(Model with requested version is not found)"
+        )
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether anything is known of the versions, so that nobody waits for a first listing."""
+        return self._known is not None
+
+    def with_policy(self, policy: VersionPolicy | None) -> ModelRepository:
+        """Return another repository that differs in its policy, and knows what this one knows."""
+        other = ModelRepository(
+            self.name,
+            self._storage,
+            policy=policy,
+            ready_marker=self._ready_marker,
+            ttl=self._ttl,
+            refresh_timeout=self._refresh_timeout,
+            clock=self._clock,
+        )
+        with self._lock:
+            known, other._begun, other._expired = self._known, self._begun, self._expired
+        if known:
+            other._known = other._listing(known.ticket, known.since, known.settled, known.sightings)
+        return other
 
     def expire(self, gone: ModelVersion | None = None) -> None:
         """Have the next call list anew and wait for it; for when what was listed has turned out not to be there.

@@ -2,6 +2,9 @@
 
 A model has one version that serves, which answers requests that name none. It goes on doing so until a better one is
 loaded, whatever becomes of its files and of the listing; then what is no longer offered leaves the memory.
+
+Which models there are may change at any time. A request goes on with the model as it was when the request came, and
+looks at its end whether that still is the one: what it has loaded may be wanted by nobody any more.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import IntEnum
 from typing import NamedTuple, NoReturn
@@ -30,6 +33,7 @@ from model_cache.errors import (
     StorageUnavailable,
 )
 from model_cache.repository import ModelRepository, ModelVersion, ServableId
+from runtime.errors import DeadlineExceeded, InvalidRequest
 from runtime.inventory import Inventory, MemoryUsage, ModelInventory, Whereabouts
 from runtime.memory import resident
 from runtime.servable import Servable
@@ -43,6 +47,11 @@ RETRY = 10.0
 """Seconds between two attempts to load a version in the background."""
 RETRY_IN_PLACE = 600.0
 """Seconds between two attempts for which the version that serves has to leave first: each is an interruption."""
+
+# What OpenVINO Model Server's clients look for, beside TensorFlow Serving's texts.
+_NO_MODEL = "Model with requested name is not found"
+_NO_VERSION = "Model with requested version is not found"
+_MAX_QUOTED = 256
 
 
 class State(IntEnum):
@@ -67,6 +76,17 @@ class Lease(NamedTuple):
     servable: Servable
 
 
+class _Model(NamedTuple):
+    """What is served under a name. Never changed, only replaced as a whole."""
+
+    repository: ModelRepository
+    labels: Mapping[str, int]
+
+    @property
+    def name(self) -> str:
+        return self.repository.name
+
+
 Holdings = Mapping[ModelVersion, Holding[ModelVersion, Servable]]
 
 
@@ -79,11 +99,13 @@ class ModelServer:
         cache: ModelCache[ModelVersion, Servable],
         disk: DiskCache,
         *,
+        labels: Mapping[str, Mapping[str, int]] | None = None,
         load_timeout: float = LOAD_TIMEOUT,
         # Not the monotonic clock: it stands still while a platform has the process frozen.
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._models = models
+        # Replaced as a whole, so that it can be read without a lock.
+        self._models = _models(models, labels or {})
         self._cache = cache
         self._disk = disk
         self._load_timeout = load_timeout
@@ -99,6 +121,11 @@ class ModelServer:
         # When each version was last tried, by the pause that has to follow. Bounded, as versions come and go.
         self._tries: LRUCache[tuple[ModelVersion, float], float] = LRUCache(256)
 
+    @property
+    def repositories(self) -> Mapping[str, ModelRepository]:
+        """Of the models there are now, by name."""
+        return {name: model.repository for name, model in self._models.items()}
+
     def start(self, name: str) -> ServableId:
         """Load the model's newest version that loads, however long that takes.
 
@@ -106,7 +133,53 @@ class ModelServer:
             ModelCacheError: as `lease`.
         """
         with ExitStack() as stack:
-            return self._lease_any(stack, self._repository(name), None).id
+            return self._lease(stack, name, None, None, None).id
+
+    def configure(
+        self,
+        models: Mapping[str, ModelRepository],
+        labels: Mapping[str, Mapping[str, int]] | None = None,
+        *,
+        afresh: Collection[str] = (),
+    ) -> None:
+        """Serve these models and no others, from now on.
+
+        Whatever is in memory and still wanted stays there. A model that keeps its name goes on with the version that
+        serves, even if that is stored where its repository does not look any more, until a better one is loaded.
+
+        Args:
+            models: by name.
+            labels: names for versions, by the model's name.
+            afresh: the models which do not go on with the version that has served.
+        """
+        self._models = _models(models, labels or {}, self._models)
+        for name in afresh:
+            self._serving.pop(name, None)
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Have everything leave the memory that no model offers or serves any more."""
+        for name in list(self._serving):
+            if name not in self._models:
+                self._serving.pop(name, None)
+                self._tidied.pop(name, None)
+        holdings = self._cache.snapshot().holdings
+        self._retire([holding.key for holding in holdings if not self._is_wanted(holding)])
+
+    def preload(self, repository: ModelRepository, version: int | None, deadline: float) -> ServableId:
+        """Load a version of a model that may not be served yet; without a number the newest that loads.
+
+        Args:
+            repository: the model's.
+            version: its number.
+            deadline: in seconds of the monotonic clock, when nobody waits any longer.
+
+        Raises:
+            ModelCacheError: as `lease`.
+        """
+        versions = (repository.candidates() or _nothing(repository)) if version is None else [repository.find(version)]
+        with ExitStack() as stack:
+            return self._lease_first(stack, repository, versions, deadline)[0].id
 
     @contextmanager
     def lease(
@@ -129,13 +202,20 @@ class ModelServer:
             ModelNotFound: no such model or version.
             ModelCacheError: it cannot be loaded, or not now.
         """
-        repository = self._repository(name)
+        now = time.monotonic()
+        if deadline is not None and deadline <= now:
+            raise DeadlineExceeded(f"the deadline had passed when {_cut(name)} was asked for")
+        until = now + self._load_timeout
         with ExitStack() as stack:
-            if version is None or _means_any(version, repository):
-                yield self._lease_any(stack, repository, self._load_timeout)
-            else:
-                found = repository.find(version)
-                yield Lease(found.id, self._lease_first(stack, [found], self._load_timeout)[1])
+            try:
+                lease = self._lease(stack, name, version, label, until if deadline is None else min(until, deadline))
+            except (LoadPending, CacheFull, StorageUnavailable) as exc:
+                if deadline is None or time.monotonic() < deadline:
+                    raise
+                raise DeadlineExceeded(
+                    f"the deadline passed before {_cut(name)} was there: {public_message(exc)}"
+                ) from exc
+            yield lease
 
     def status(self, name: str, version: int | None = None) -> list[VersionStatus]:
         """Return the state of one version, or of all, newest first.
@@ -144,14 +224,17 @@ class ModelServer:
             ModelNotFound: no such model or version.
             StorageUnavailable: the storage cannot be listed and never could be.
         """
-        repository = self._repository(name)
-        statuses = self._statuses(repository, _holdings(self._cache.snapshot(), name))
+        model = self._models.get(name)
+        if model is None:
+            what = f"version {version}" if version else "any versions"
+            raise ModelNotFound(f"Could not find {what} of model {_cut(name)} ({_NO_MODEL})")
+        statuses = self._statuses(model.repository, _holdings(self._cache.snapshot(), name))
         if not statuses:
-            raise ModelNotFound(f"Could not find any versions of model {name}")
-        if version is None or _means_any(version, repository):
+            raise ModelNotFound(f"Could not find any versions of model {name} ({_NO_VERSION})")
+        if version is None or _means_any(version, model.repository):
             return [statuses[number] for number in sorted(statuses, reverse=True)]
         if version not in statuses:
-            raise ModelNotFound(f"Could not find version {version} of model {name}")
+            raise ModelNotFound(f"Could not find version {version} of model {name} ({_NO_VERSION})")
         return [statuses[version]]
 
     def inventory(self) -> Inventory:
@@ -161,7 +244,10 @@ class ModelServer:
         return Inventory(
             MemoryUsage(snapshot.budget, snapshot.used, memory.total if memory else None),
             self._disk.usage(),
-            {name: self._model_inventory(model, _holdings(snapshot, name)) for name, model in self._models.items()},
+            {
+                name: self._model_inventory(model.repository, _holdings(snapshot, name))
+                for name, model in self._models.items()
+            },
         )
 
     def close(self) -> None:
@@ -169,28 +255,50 @@ class ModelServer:
         self._serving.clear()
         self._cache.close()
 
-    def _repository(self, name: str) -> ModelRepository:
-        repository = self._models.get(name)
-        if repository is None:
-            raise ModelNotFound(f"Servable not found for request: Latest({name})")
-        return repository
+    def _lease(self, stack: ExitStack, name: str, version: int | None, label: str | None, until: float | None) -> Lease:
+        model = self._models.get(name)
+        if model is None:
+            asked = f"Latest({_cut(name)})" if version is None else f"Specific({_cut(name)}, {version})"
+            raise ModelNotFound(f"Servable not found for request: {asked} ({_NO_MODEL})")
+        try:
+            if label is not None:
+                return self._lease_one(stack, model, _labelled(model, label), until)
+            if version is None or _means_any(version, model.repository):
+                return self._lease_any(stack, model, until)
+            return self._lease_one(stack, model, version, until)
+        finally:
+            if not self._is_current(model):
+                _in_background(self.sweep)
 
-    def _lease_any(self, stack: ExitStack, repository: ModelRepository, timeout: float | None) -> Lease:
+    def _is_current(self, model: _Model) -> bool:
+        return self._models.get(model.name) is model
+
+    def _lease_one(self, stack: ExitStack, model: _Model, version: int, until: float | None) -> Lease:
+        found = model.repository.find(version)
+        return Lease(found.id, self._lease_first(stack, model.repository, [found], until)[1])
+
+    def _lease_any(self, stack: ExitStack, model: _Model, until: float | None) -> Lease:
         """Lease the version that serves, or that is to serve from now on."""
+        name, repository = model.name, model.repository
         candidates = repository.candidates()
-        serving = self._serving.get(repository.name)
+        serving = self._serving.get(name)
         if serving is None or (candidates and candidates[0] is serving):
-            version, servable = self._lease_first(stack, candidates or _nothing(repository), timeout)
+            version, servable = self._lease_first(stack, repository, candidates or _nothing(repository), until)
         else:
-            version, servable = self._lease_best(stack, candidates, serving, timeout)
-        if version is not serving:
-            self._serving[repository.name] = version
-        if version is not serving or candidates is not self._tidied.get(repository.name):
-            self._tidy(repository, candidates)
+            version, servable = self._lease_best(stack, model, candidates, serving, until)
+        if (version is not serving or candidates is not self._tidied.get(name)) and self._is_current(model):
+            if version is not serving:
+                self._serving[name] = version
+            self._tidy(model, candidates)
         return Lease(version.id, servable)
 
     def _lease_best(
-        self, stack: ExitStack, candidates: Sequence[ModelVersion], serving: ModelVersion, timeout: float | None
+        self,
+        stack: ExitStack,
+        model: _Model,
+        candidates: Sequence[ModelVersion],
+        serving: ModelVersion,
+        until: float | None,
     ) -> tuple[ModelVersion, Servable]:
         """Lease the best version that is loaded, up to the one that serves, and have better ones loaded behind it."""
         versions = [*candidates] if serving in candidates else [*candidates, serving]
@@ -200,31 +308,32 @@ class ModelServer:
             servable = stack.enter_context(self._cache.lease_if_loaded(version))
             if servable is not None:
                 if number:
-                    self._load_behind(contenders[:number], version)
+                    self._load_behind(model, contenders[:number], version)
                 return version, servable
         # Whichever is on its way: that which takes the other's place, or the other that comes back.
         first = next(filter(self._cache.is_loading, contenders), contenders[0])
         others = (version for version in versions if version != first)
-        return self._lease_first(stack, [first, *others], timeout, serving)
+        return self._lease_first(stack, model.repository, [first, *others], until, serving)
 
     def _lease_first(
         self,
         stack: ExitStack,
+        repository: ModelRepository,
         versions: Sequence[ModelVersion],
-        timeout: float | None,
+        until: float | None,
         serving: ModelVersion | None = None,
     ) -> tuple[ModelVersion, Servable]:
-        deadline = None if timeout is None else time.monotonic() + timeout
+        """Lease the first of the versions that can be had, until that moment of the monotonic clock."""
         first: ModelCacheError | None = None
         try:
             for version in versions:
                 if first and not self._may_stand_in(version, first, serving):
                     continue
-                patience = None if deadline is None else max(0.0, deadline - time.monotonic())
+                patience = None if until is None else max(0.0, until - time.monotonic())
                 try:
                     return version, stack.enter_context(self._cache.lease(version, patience))
                 except ModelCacheError as exc:
-                    self._note(version, exc)
+                    _note(repository, version, exc)
                     first = first or exc
             assert first is not None
             raise first
@@ -242,33 +351,38 @@ class ModelServer:
             or (version == serving and not isinstance(error, (CacheFull, LoadPending)))
         )
 
-    def _note(self, version: ModelVersion, error: ModelCacheError) -> None:
-        if isinstance(error, BlobChanged):
-            self._repository(version.id.name).expire(version)
-
-    def _tidy(self, repository: ModelRepository, candidates: Sequence[ModelVersion]) -> None:
+    def _tidy(self, model: _Model, candidates: Sequence[ModelVersion]) -> None:
         """Have those leave the memory that are offered no longer, as of a listing with these candidates."""
-        name = repository.name
-        self._tidied[name] = candidates
-        wanted = {self._serving.get(name), *repository.versions().values()}
-        holdings = _holdings(self._cache.snapshot(), name)
-        leftovers = [key for key, holding in holdings.items() if holding.state == "loaded" and key not in wanted]
+        self._tidied[model.name] = candidates
+        holdings = _holdings(self._cache.snapshot(), model.name).values()
+        leftovers = [holding.key for holding in holdings if not self._is_wanted(holding)]
         if leftovers:
             _in_background(self._retire, leftovers)
+
+    def _is_wanted(self, holding: Holding[ModelVersion, Servable]) -> bool:
+        version = holding.key
+        model = self._models.get(version.id.name)
+        if holding.state == "retired" or model is None:
+            # The retired have been told to leave already.
+            return holding.state == "retired"
+        # What is still loading may be what is to serve. And where nothing is listed, nobody knows.
+        if holding.state == "loading" or not model.repository.is_listed or version == self._serving.get(model.name):
+            return True
+        return model.repository.versions().get(version.id.version) == version
 
     def _retire(self, versions: Sequence[ModelVersion]) -> None:
         for version in versions:
             logger.info("%s retires", version)
             self._cache.retire(version)
 
-    def _load_behind(self, versions: Sequence[ModelVersion], serving: ModelVersion) -> None:
+    def _load_behind(self, model: _Model, versions: Sequence[ModelVersion], serving: ModelVersion) -> None:
         """Load the first of the versions that loads, unless that is being done or has lately been tried in vain."""
-        name = serving.id.name
+        name = model.name
         with self._lock:
             if name in self._renewing or not self._is_due(versions[0], RETRY):
                 return
             self._renewing.add(name)
-        if not _in_background(self._renew, versions, serving):
+        if not _in_background(self._renew, model, versions, serving):
             with self._lock:
                 self._renewing.remove(name)
 
@@ -282,25 +396,25 @@ class ModelServer:
         self._tries[version, pause] = now
         return True
 
-    def _renew(self, versions: Sequence[ModelVersion], serving: ModelVersion) -> None:
+    def _renew(self, model: _Model, versions: Sequence[ModelVersion], serving: ModelVersion) -> None:
         """Load the first of the versions that loads, and let it serve."""
-        name = serving.id.name
         try:
             for version in versions:
-                if not isinstance(self._bring(version, serving), LoadFailed):
+                if not self._is_current(model) or not isinstance(self._bring(model, version, serving), LoadFailed):
                     break
             self._keep(serving)
         finally:
             with self._lock:
-                self._renewing.remove(name)
+                self._renewing.remove(model.name)
+            if not self._is_current(model):
+                self.sweep()
 
-    def _bring(self, version: ModelVersion, serving: ModelVersion) -> ModelCacheError | None:
+    def _bring(self, model: _Model, version: ModelVersion, serving: ModelVersion) -> ModelCacheError | None:
         """Load a version and let it serve; return why not, if it cannot."""
-        repository = self._repository(version.id.name)
         try:
             self._load_beside_or_instead(version, serving)
         except ModelCacheError as exc:
-            self._note(version, exc)
+            _note(model.repository, version, exc)
             if not exc.is_repeated:
                 logger.warning("%s is not loaded, %s goes on serving: %s", version, serving, exc)
             return exc
@@ -308,11 +422,12 @@ class ModelServer:
         except Exception:
             logger.exception("loading %s failed", version)
             return None
-        candidates = repository.candidates()
-        # It may have been taken back meanwhile.
-        if version in candidates:
-            self._serving[repository.name] = version
-        self._tidy(repository, candidates)
+        candidates = model.repository.candidates()
+        if self._is_current(model):
+            # It may have been taken back meanwhile.
+            if version in candidates:
+                self._serving[model.name] = version
+            self._tidy(model, candidates)
         return None
 
     def _load_beside_or_instead(self, version: ModelVersion, serving: ModelVersion) -> None:
@@ -409,6 +524,37 @@ class ModelServer:
         )
 
 
+def _models(
+    repositories: Mapping[str, ModelRepository],
+    labels: Mapping[str, Mapping[str, int]],
+    before: Mapping[str, _Model] | None = None,
+) -> Mapping[str, _Model]:
+    """Return the models by name; those that are as before are the same objects."""
+    models: dict[str, _Model] = {}
+    for name, repository in repositories.items():
+        model = _Model(repository, labels.get(name, {}))
+        known = (before or {}).get(name)
+        models[name] = known if known == model else model
+    return models
+
+
+def _labelled(model: _Model, label: str) -> int:
+    if label in model.labels:
+        return model.labels[label]
+    known = f"has the labels {_cut(', '.join(model.labels))}" if model.labels else "has no labels"
+    raise InvalidRequest(f"Unrecognized servable version label: {_cut(label)}; {_cut(model.name)} {known}")
+
+
+def _cut(text: str) -> str:
+    # What a client has written comes back to it, and to the log.
+    return text.encode(errors="replace")[:_MAX_QUOTED].decode(errors="ignore")
+
+
+def _note(repository: ModelRepository, version: ModelVersion, error: ModelCacheError) -> None:
+    if isinstance(error, BlobChanged):
+        repository.expire(version)
+
+
 def _holdings(snapshot: Snapshot[ModelVersion, Servable], name: str) -> Holdings:
     """Return what there is of a model. A version that is loaded anew while it retires counts as loaded anew."""
     holdings: dict[ModelVersion, Holding[ModelVersion, Servable]] = {}
@@ -436,8 +582,8 @@ def _nothing(repository: ModelRepository) -> NoReturn:
             "uploaded; try again later"
         )
     raise ModelNotFound(
-        f"Servable not found for request: Latest({repository.name}): where it is stored there is no directory named by "
-        "a number, which would be a version"
+        f"Servable not found for request: Latest({repository.name}) ({_NO_VERSION}): where it is stored there is no "
+        "directory named by a number, which would be a version"
     )
 
 

@@ -75,7 +75,8 @@ def test_predict_asks_a_server(tmp_path: Path) -> None:
         (["pull", "s3://"], 64, "names no bucket"),
         (["pull", DIGITS / "1"], 1, "no directory named by a number"),
         (["pull", DIGITS, "--version", "2"], 1, "Specific(digits, 2)"),
-        (["pull"], 64, "the following arguments are required: model"),
+        (["pull"], 64, "no model is given"),
+        (["pull", "--model_config_file", "no.config"], 64, "cannot read no.config: No such file or directory"),
         (["cache"], 64, "the following arguments are required: COMMAND"),
         (["cache", "rm"], 64, "one of the arguments"),
         (["cache", "rm", "--cache_dir", "nowhere", "abc"], 64, "'abc' is the beginning of 0 digests in the cache"),
@@ -91,9 +92,9 @@ def test_predict_asks_a_server(tmp_path: Path) -> None:
         (["inspect", "s3://[/"], 64, "model_path: "),
         (["inspect", DIGITS / "1"], 1, "no directory named by a number"),
         (["inspect", DIGITS, "--version", "2"], 1, "Specific(digits, 2)"),
-        (["serve"], 64, "no model_name is given; want --model_name or DECANT_MODEL_NAME"),
-        ([], 64, "no model_name is given"),
-        (["--model_name", "m"], 64, "no model_path is given"),
+        (["serve"], 64, "no model is given; want --model_path or DECANT_MODEL_PATH"),
+        ([], 64, "no model is given"),
+        (["--model_name", "m"], 64, "no model is given"),
         (["--model_name", "m", "--model_path", DIGITS, "--nireq", "2"], 64, "unrecognized arguments: --nireq 2"),
         (["serve", "--model_name", "m", "--model_path", DIGITS, "--port", "0", "--rest_port", "0"], 64, "both 0"),
         (["serve", "--model_name", "m", "--model_path", DIGITS, "--port", "8501"], 64, "cannot have the same values"),
@@ -130,11 +131,11 @@ def test_inspect_and_predict_mean_the_same_by_version_0(tmp_path: Path) -> None:
     assert b"signature serving_default of version 0" in decant("inspect", tmp_path, "--version", "0").stdout
 
 
-def test_a_directory_may_have_a_name_that_a_model_may_not(tmp_path: Path) -> None:
+def test_a_directory_may_have_any_name(tmp_path: Path) -> None:
     (tmp_path / "a:b").symlink_to(DIGITS)
     done = decant("inspect", tmp_path / "a:b")
     assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout.startswith(b"a_b at ")
+    assert done.stdout.startswith(b"a:b at ")
 
 
 def test_ports_do_not_matter_without_a_server() -> None:
@@ -277,6 +278,21 @@ def test_several_models_are_pulled_one_after_the_other(s3: SeaweedFS, tmp_path: 
     fetched, in_place = done.stdout.decode().splitlines()
     assert fetched.startswith("digits/1: ")
     assert in_place.endswith(f" in {DIGITS}/1, read in place")
+
+
+def test_all_models_of_a_file_are_pulled_with_the_versions_that_have_labels(s3: SeaweedFS, tmp_path: Path) -> None:
+    for version in ("1", "2", "3"):
+        s3.put_tree("models", f"labelled/{version}", DIGITS / "1")
+    (tmp_path / "models.config").write_text(
+        "model_config_list {"
+        "  config { name: 'one' base_path: 's3://models/digits' }"
+        "  config { name: 'two' base_path: 's3://models/labelled' version_labels { key: 'stable' value: 1 } }"
+        "}"
+    )
+    flags: list[str | Path] = ["--model_config_file", tmp_path / "models.config", "--cache_dir", tmp_path / "cache"]
+    done = decant("pull", *flags, env=s3.reader.env())
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert [line.partition(":")[0] for line in done.stdout.decode().splitlines()] == ["one/1", "two/3", "two/1"]
 
 
 def test_a_person_sees_how_far_a_download_is(s3: SeaweedFS, tmp_path: Path) -> None:

@@ -67,13 +67,13 @@ def test_every_kind_of_event_reaches_the_model(s3: SeaweedFS, tmp_path: Path) ->
             assert result["statusCode"] == 404
             result = function.invoke(shape("POST", PREDICT, {}, {}, b'{"instances": [[1, 2], [3]]}'))
             assert result["statusCode"] == 400
-            assert "Expecting shape [2] but got: [1]" in json.loads(response_body(result))["error"]
+            assert "Expecting tensor size: 2 but got: 1" in json.loads(response_body(result))["error"]
 
 
 def test_a_function_without_a_model_fails_in_its_init_phase(tmp_path: Path) -> None:
     with lambda_emulator(tmp_path) as function:
         result = function.invoke(function_url("GET", "/v2/health/live", {}, {}, b""))
-    assert "no model_name is given; want --model_name or DECANT_MODEL_NAME" in json.dumps(result)
+    assert "no model is given; want --model_path or DECANT_MODEL_PATH" in json.dumps(result)
 
 
 def test_ovms_clients_read_status_and_metadata(s3: SeaweedFS, tmp_path: Path) -> None:

@@ -19,8 +19,12 @@ def test_the_promised_defaults() -> None:
     defaults = asdict(Settings())
     assert defaults.pop("cache_dir").startswith("/tmp/decant-")
     assert defaults == {
-        "model_name": "",
+        "model_name": "default",
         "model_path": "",
+        "version_labels": None,
+        "model_config_file": "",
+        "model_config_file_poll_wait_seconds": 0.0,
+        "allow_version_labels_for_unavailable_models": False,
         "model_version_policy": None,
         "file_system_poll_wait_seconds": 10.0,
         "ready_marker": "",
@@ -29,6 +33,28 @@ def test_the_promised_defaults() -> None:
         "rest_port": 8501,
         "grpc_bind_address": "0.0.0.0",
         "rest_bind_address": "0.0.0.0",
+        "grpc_socket_path": "",
+        "grpc_reflection": False,
+        "ssl_config_file": "",
+        "grpc_tls_key_file": "",
+        "grpc_tls_cert_file": "",
+        "grpc_tls_client_ca_file": "",
+        "enable_serialization_as_tensor_content": False,
+        "tensor_content_from": 0,
+        "rest_api_enable_cors_support": False,
+        "rest_api_timeout_in_ms": 30000,
+        "enable_model_warmup": True,
+        "num_request_iterations_for_warmup": 1,
+        "enable_signature_warmup": True,
+        "enable_batching": False,
+        "batching_parameters_file": "",
+        "max_batch_size": 1000,
+        "batch_timeout_micros": 0,
+        "max_enqueued_batches": 10,
+        "num_batch_threads": 0,
+        "allowed_batch_sizes": (),
+        "pad_variable_length_inputs": False,
+        "enable_per_model_batching_parameters": False,
         "log_level": "INFO",
         "disk_budget": 0,
         "memory_budget": 0,
@@ -57,6 +83,25 @@ VALUES = {
     "load_timeout": ("90", 90.0),
     "storage_client": ("sdk", "sdk"),
     "storage_anonymous": ("true", True),
+    "version_labels": ('{"stable": 1}', {"stable": 1}),
+    "model_config_file_poll_wait_seconds": ("30", 30.0),
+    "allow_version_labels_for_unavailable_models": ("true", True),
+    "grpc_reflection": ("1", True),
+    "enable_serialization_as_tensor_content": ("true", True),
+    "tensor_content_from": ("64K", 64 << 10),
+    "rest_api_enable_cors_support": ("true", True),
+    "rest_api_timeout_in_ms": ("5000", 5000),
+    "enable_model_warmup": ("false", False),
+    "num_request_iterations_for_warmup": ("3", 3),
+    "enable_signature_warmup": ("false", False),
+    "enable_batching": ("true", True),
+    "max_batch_size": ("32", 32),
+    "batch_timeout_micros": ("0", 0),
+    "max_enqueued_batches": ("5", 5),
+    "num_batch_threads": ("2", 2),
+    "allowed_batch_sizes": ("1, 8,32", (1, 8, 32)),
+    "pad_variable_length_inputs": ("true", True),
+    "enable_per_model_batching_parameters": ("true", True),
 }
 
 
@@ -114,6 +159,15 @@ def test_the_s3_endpoint_has_the_names_of_the_sdk_and_of_ovms(
         (["--storage_anonymous", "perhaps"], "--storage_anonymous is 'perhaps'; want true or false"),
         (["--ready_marker", "a/b"], "--ready_marker is 'a/b'; want a file's name"),
         (["--model_version_policy", "newest"], "--model_version_policy is 'newest'; want {"),
+        (["--version_labels", "stable=1"], "--version_labels is 'stable=1'; want versions by label, such as {"),
+        (["--version_labels", '{"stable": -1}'], "want versions by label"),
+        (["--version_labels", '{"stable": true}'], "want versions by label"),
+        (["--version_labels", '{"stable": 9223372036854775808}'], "want versions by label"),
+        (["--version_labels", '{"": 1}'], "want versions by label"),
+        (["--version_labels", "[1]"], "want versions by label"),
+        (["--allowed_batch_sizes", "8,4"], "--allowed_batch_sizes is '8,4'; want whole numbers that increase"),
+        (["--allowed_batch_sizes", "0,4"], "want whole numbers that increase"),
+        (["--batch_timeout_micros", "-1"], "--batch_timeout_micros is '-1'; want a whole number"),
         (["--s3_endpoint", "ftp://x"], "--s3_endpoint is 'ftp://x'; want an http:// or https:// URL"),
         (["--s3_endpoint", "http://["], "--s3_endpoint is 'http://['; want an http:// or https:// URL"),
         (["--s3_endpoint", "https:///x"], "--s3_endpoint is 'https:///x'; want an http:// or https:// URL"),
@@ -133,7 +187,10 @@ def test_a_bad_variable_is_named_as_a_variable(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize(
     ("ports", "message"),
-    [(("8501", "8501"), "port and rest_port cannot have the same values: 8501"), (("0", "0"), "both 0")],
+    [
+        (("8501", "8501"), "port and rest_port cannot have the same values: 8501"),
+        (("0", "0"), "both 0, and there is no grpc_socket_path"),
+    ],
 )
 def test_ports_matter_only_to_who_needs_them(ports: tuple[str, str], message: str) -> None:
     settings = parse("--port", ports[0], "--rest_port", ports[1])
@@ -144,6 +201,10 @@ def test_ports_matter_only_to_who_needs_them(ports: tuple[str, str], message: st
 @pytest.mark.parametrize("ports", [("0", "8501"), ("8500", "0"), ("8500", "8501")])
 def test_one_port_is_enough(ports: tuple[str, str]) -> None:
     parse("--port", ports[0], "--rest_port", ports[1]).require_ports()
+
+
+def test_a_socket_is_enough() -> None:
+    parse("--port", "0", "--rest_port", "0", "--grpc_socket_path", "/run/decant.sock").require_ports()
 
 
 def test_a_switch_needs_no_value() -> None:
@@ -195,7 +256,82 @@ def test_no_error_quotes_the_password_of_an_endpoint(given: str) -> None:
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["a/b", "a:b"])
-def test_a_name_that_no_url_could_hold_is_refused(name: str) -> None:
-    with pytest.raises(SettingsError, match="want a name without / and :"):
-        Settings(model_name=name, model_path="x").require_model()
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "no model is given; want --model_path or DECANT_MODEL_PATH, or --model_config_file or"),
+        (["--model_name", "m"], "no model is given"),
+        (["--model_name", "a\nb", "--model_path", "x"], "model_name is 'a\\nb'; want a name that can be printed"),
+        (["--model_config_file", "f", "--model_path", "x"], "model_config_file and model_path are both given"),
+        (["--model_config_file", "f", "--model_name", "m"], "model_config_file and model_name are both given"),
+        (
+            ["--model_config_file", "f", "--version_labels", '{"a": 1}'],
+            "model_config_file and version_labels are both given; want what the second says in the file",
+        ),
+        (["--config_path", "f", "--model_version_policy", "all {}"], "model_config_file and model_version_policy are"),
+        (
+            ["--model_path", "x", "--model_config_file_poll_wait_seconds", "5"],
+            "model_config_file_poll_wait_seconds is given without model_config_file",
+        ),
+    ],
+)
+def test_models_are_given_by_flags_or_by_a_file_and_not_by_both(flags: list[str], message: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse(*flags).require_models()
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["m", "a/b", "a:b", "Größe"])
+def test_a_model_may_have_any_name_that_a_client_can_write(name: str) -> None:
+    parse("--model_name", name, "--model_path", "x").require_models()
+
+
+def test_a_model_without_a_name_has_tensorflow_servings() -> None:
+    settings = parse("--model_base_path", "/models/m")
+    settings.require_models()
+    assert (settings.model_name, settings.model_path) == ("default", "/models/m")
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "want"),
+    [
+        ([], {"MODEL_NAME": "m", "MODEL_BASE_PATH": "/models"}, ("m", "/models/m")),
+        ([], {"MODEL_NAME": "m", "MODEL_BASE_PATH": "s3://models/"}, ("m", "s3://models/m")),
+        (["--model_name", "n"], {"MODEL_NAME": "m", "MODEL_BASE_PATH": "/models"}, ("n", "/models/n")),
+        (["--model_path", "/x"], {"MODEL_NAME": "m", "MODEL_BASE_PATH": "/models"}, ("default", "/x")),
+        ([], {"MODEL_NAME": "m"}, ("default", "")),
+        ([], {"MODEL_BASE_PATH": "/models"}, ("default", "")),
+        (["--config_path", "f"], {"MODEL_NAME": "m", "MODEL_BASE_PATH": "/models"}, ("default", "")),
+    ],
+)
+def test_the_variables_of_tensorflow_servings_image_name_a_model_where_nothing_else_does(
+    flags: list[str], environ: dict[str, str], want: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    settings = parse(*flags)
+    assert (settings.model_name, settings.model_path) == want
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--enable_batching", "--batching_parameters_file", "f", "--max_batch_size", "8"],
+            "batching_parameters_file and max_batch_size are both given; want what the second says in the file",
+        ),
+        (["--max_batch_size", "8"], "max_batch_size is given without enable_batching; want both"),
+        (["--batching_parameters_file", "f"], "batching_parameters_file is given without enable_batching"),
+        (["--enable_per_model_batching_parameters"], "enable_per_model_batching_parameters is given without enable_"),
+    ],
+)
+def test_what_says_how_to_batch_needs_batching_and_one_place(flags: list[str], message: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse(*flags).require_batching()
+    assert message in str(caught.value)
+
+
+def test_batching_may_be_set_by_flags_or_by_a_file() -> None:
+    parse().require_batching()
+    parse("--enable_batching", "--max_batch_size", "8", "--allowed_batch_sizes", "4,8").require_batching()
+    parse("--enable_batching", "--batching_parameters_file", "f").require_batching()

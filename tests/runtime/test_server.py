@@ -5,11 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import islice
+from pathlib import Path
+from time import monotonic
 
 import pytest
 
 from model_cache.cache import FAILURE_TTL, OUTAGE_TTL
+from model_cache.disk import DiskCache
 from model_cache.errors import (
     BlobChanged,
     CacheFull,
@@ -22,12 +26,13 @@ from model_cache.errors import (
     ModelTooLarge,
     StorageUnavailable,
 )
-from model_cache.policy import All, Latest, VersionPolicy
-from model_cache.repository import LISTING_TTL, ServableId
-from runtime.server import RETRY, RETRY_IN_PLACE, State, VersionStatus
+from model_cache.policy import All, Latest, Specific, VersionPolicy
+from model_cache.repository import LISTING_TTL, ModelRepository, ServableId
+from runtime.errors import DeadlineExceeded, InvalidRequest
+from runtime.server import RETRY, RETRY_IN_PLACE, ModelServer, State, VersionStatus
 from runtime.status import Code
-from tests.fakes import PATIENCE, no_more_threads, until
-from tests.runtime.servables import NAME, HalfPlusTwo, predict, stage
+from tests.fakes import PATIENCE, Gate, MemoryStorage, no_more_threads, until
+from tests.runtime.servables import NAME, HalfPlusTwo, Stage, predict, stage
 
 Y = [2.5, 3.0]
 BROKEN = LoadFailed("Incorrect weights in bin file!")
@@ -71,9 +76,22 @@ def test_a_version_is_loaded_once() -> None:
 @pytest.mark.parametrize(
     ("name", "version", "message"),
     [
-        ("other", None, r"Servable not found for request: Latest\(other\)"),
-        ("other", 1, r"Servable not found for request: .*other"),
-        (NAME, 7, rf"Servable not found for request: Specific\({NAME}, 7\)"),
+        # Clients match on these: TensorFlow Serving's text first, and OpenVINO Model Server's in brackets.
+        (
+            "other",
+            None,
+            r"^Servable not found for request: Latest\(other\) \(Model with requested name is not found\)$",
+        ),
+        (
+            "other",
+            1,
+            r"^Servable not found for request: Specific\(other, 1\) \(Model with requested name is not found\)$",
+        ),
+        (
+            NAME,
+            7,
+            rf"^Servable not found for request: Specific\({NAME}, 7\) \(Model with requested version is not found\)$",
+        ),
         (NAME, -1, rf"Servable not found for request: Specific\({NAME}, -1\)"),
         (NAME, 1 << 63, "Servable not found for request: Specific"),
     ],
@@ -513,8 +531,8 @@ def test_room_on_disk_is_made_in_the_same_way() -> None:
         s.loader.broken[2] = CacheFull("everything on disk is in use")
         with nothing_left_behind():
             assert predict(s.server) == (1, Y)
-        # Beside the other, in its place, and back.
-        assert s.loader.loads == [1, 2, 2, 1]
+        # Beside the other, in its place, and back; in its place once more if the request has only then let go of it.
+        assert s.loader.loads in ([1, 2, 2, 1], [1, 2, 2, 2, 1])
 
 
 def test_who_comes_while_the_one_that_has_served_comes_back_waits_for_that() -> None:
@@ -649,8 +667,9 @@ def test_a_version_that_can_be_loaded_on_demand_is_available() -> None:
 @pytest.mark.parametrize(
     ("name", "version", "message"),
     [
-        ("other", None, "other"),
-        (NAME, 7, f"Could not find version 7 of model {NAME}"),
+        ("other", None, r"^Could not find any versions of model other \(Model with requested name is not found\)$"),
+        ("other", 1, r"^Could not find version 1 of model other \(Model with requested name is not found\)$"),
+        (NAME, 7, rf"^Could not find version 7 of model {NAME} \(Model with requested version is not found\)$"),
         (NAME, -1, f"Could not find version -1 of model {NAME}"),
     ],
 )
@@ -716,3 +735,349 @@ def test_closing_lets_a_lease_end_first() -> None:
             assert not s.loader.servables[1].is_closed
             assert lease.servable.signatures
         assert s.loader.servables[1].is_closed
+
+
+@contextmanager
+def labelled(*versions: int, **labels: int) -> Iterator[Stage]:
+    with stage(*versions) as s:
+        s.server.configure({NAME: s.repository}, {NAME: labels})
+        yield s
+
+
+def answer(server: ModelServer, label: str) -> int:
+    with server.lease(NAME, label=label) as lease:
+        return lease.id.version
+
+
+def test_a_label_is_a_name_for_a_version() -> None:
+    with labelled(1, 2, 3, stable=1, canary=2) as s:
+        assert (answer(s.server, "stable"), answer(s.server, "canary")) == (1, 2)
+        assert s.loader.loads == [1, 2]
+        # And no version of these serves those who ask for none.
+        assert predict(s.server) == (3, Y)
+
+
+def test_labels_may_be_given_from_the_start() -> None:
+    with stage(1, 2) as s:
+        server = ModelServer({NAME: s.repository}, s.cache, DiskCache(Path("/nowhere"), 0), labels={NAME: {"old": 1}})
+        assert answer(server, "old") == 1
+
+
+def test_an_unknown_label_is_the_clients_error_and_the_known_ones_are_named() -> None:
+    with labelled(1, stable=1, canary=1) as s:
+        with pytest.raises(
+            InvalidRequest, match=r"^Unrecognized servable version label: L; .* has the labels stable, canary"
+        ):
+            answer(s.server, "L")
+        with pytest.raises(InvalidRequest) as caught:
+            answer(s.server, "L" * 10_000)
+        assert len(str(caught.value)) < 500
+    with stage(1) as s:
+        with pytest.raises(ModelNotFound) as caught_too, s.server.lease("\udc80ü" * 10_000):
+            pass
+        assert len(str(caught_too.value).encode()) < 500
+        with pytest.raises(ModelNotFound) as caught_too:
+            s.server.status("ü" * 10_000)
+        assert len(str(caught_too.value).encode()) < 500
+    with stage(1) as s, pytest.raises(InvalidRequest, match="label: L; half_plus_two has no labels"):
+        answer(s.server, "L")
+    assert s.loader.loads == []
+
+
+def test_a_label_applies_when_its_version_becomes_available() -> None:
+    with labelled(1, canary=2) as s:
+        with pytest.raises(ModelNotFound, match=rf"Servable not found for request: Specific\({NAME}, 2\)"):
+            answer(s.server, "canary")
+        s.put(2)
+        assert answer(s.server, "canary") == 2
+
+
+def test_a_label_is_for_a_version_that_the_policy_offers() -> None:
+    with stage(1, 2, policy=Latest()) as s:
+        s.server.configure({NAME: s.repository}, {NAME: {"old": 1, "new": 2}})
+        assert answer(s.server, "new") == 2
+        with pytest.raises(ModelNotFound, match="Specific"):
+            answer(s.server, "old")
+
+
+def test_a_label_for_version_0_does_not_mean_the_default_one() -> None:
+    with labelled(1, zero=0) as s, pytest.raises(ModelNotFound, match=rf"Specific\({NAME}, 0\)"):
+        answer(s.server, "zero")
+
+
+def test_a_wait_for_a_load_ends_with_the_deadline() -> None:
+    with stage(1) as s:
+        gate = s.loader.hold(1)
+        with pytest.raises(DeadlineExceeded, match="still loading"), s.server.lease(NAME, deadline=monotonic() + 0.05):
+            pass
+        gate.open()
+        until(lambda: predict(s.server) == (1, Y))
+        assert s.loader.loads == [1]
+
+
+def test_a_wait_for_room_ends_with_the_deadline() -> None:
+    with stage(1, 2, budget=1, room_timeout=PATIENCE) as s:
+        soon = monotonic() + 0.05
+        with s.server.lease(NAME, 1), pytest.raises(DeadlineExceeded), s.server.lease(NAME, 2, deadline=soon):
+            pass
+
+
+def test_a_load_that_takes_too_long_for_anybody_is_not_blamed_on_the_deadline() -> None:
+    with stage(1, load_timeout=0.05) as s:
+        gate = s.loader.hold(1)
+        with pytest.raises(LoadPending), s.server.lease(NAME, deadline=monotonic() + PATIENCE):
+            pass
+        gate.open()
+
+
+def test_nothing_is_loaded_for_a_request_whose_deadline_has_passed() -> None:
+    with stage(1) as s:
+        with pytest.raises(DeadlineExceeded), s.server.lease(NAME, deadline=monotonic()):
+            pass
+        assert s.loader.loads == []
+
+
+def test_what_goes_wrong_before_the_deadline_is_told_as_it_is() -> None:
+    with stage(1) as s:
+        s.loader.broken[1] = BROKEN
+        with pytest.raises(LoadFailed), s.server.lease(NAME, deadline=monotonic() + PATIENCE):
+            pass
+
+
+def another(s: Stage, name: str, *versions: int) -> ModelRepository:
+    """A model of that name beside the stage's, with bytes of its own."""
+    storage = MemoryStorage({f"{version}/model.xml": name.encode() for version in versions})
+    return ModelRepository(name, storage, clock=s.clock)
+
+
+def test_a_model_that_is_added_is_served_and_the_others_are_as_they_were() -> None:
+    with stage(1) as s:
+        assert predict(s.server) == (1, Y)
+        s.server.configure({NAME: s.repository, "other": another(s, "other", 5)})
+        assert predict(s.server, name="other") == (5, Y)
+        assert predict(s.server) == (1, Y)
+        assert s.loader.loads == [1, 5]
+        assert s.server.repositories.keys() == s.server.inventory().models.keys() == {NAME, "other"}
+
+
+def test_a_model_that_is_removed_is_not_found_and_leaves_the_memory_with_its_last_lease() -> None:
+    with stage(1) as s:
+        other = another(s, "other", 5)
+        s.server.configure({NAME: s.repository, "other": other})
+        with s.server.lease("other"):
+            s.server.configure({NAME: s.repository})
+            with pytest.raises(ModelNotFound):
+                predict(s.server, name="other")
+            with pytest.raises(ModelNotFound):
+                s.server.status("other")
+            assert not s.loader.servables[5].is_closed
+        assert s.loader.servables[5].is_closed
+        # And it may come back.
+        s.server.configure({NAME: s.repository, "other": other})
+        assert predict(s.server, name="other") == (5, Y)
+
+
+def test_what_is_loaded_for_a_model_that_is_removed_meanwhile_does_not_stay() -> None:
+    with stage(1) as s, nothing_left_behind(), ThreadPoolExecutor(1) as pool:
+        gate = s.loader.hold(1)
+        request = pool.submit(predict, s.server)
+        gate.wait_until_reached()
+        s.server.configure({})
+        gate.open()
+        assert request.result(PATIENCE) == (1, Y)
+        until(lambda: s.loader.servables[1].is_closed)
+
+
+def test_what_is_begun_after_its_model_was_removed_does_not_stay_either() -> None:
+    with stage(1) as s, nothing_left_behind(), ThreadPoolExecutor(1) as pool:
+        gate = Gate()
+        s.storage.before_list = gate.pass_through
+        request = pool.submit(predict, s.server)
+        gate.wait_until_reached()
+        s.server.configure({})
+        gate.open()
+        assert request.result(PATIENCE) == (1, Y)
+        until(lambda: s.loader.servables[1].is_closed)
+
+
+def test_a_newer_version_that_loads_behind_does_not_stay_if_its_model_is_removed() -> None:
+    with stage(1) as s:
+        assert predict(s.server) == (1, Y)
+        gate = s.loader.hold(2)
+        s.put(2)
+        with nothing_left_behind():
+            assert predict(s.server) == (1, Y)
+            gate.wait_until_reached()
+            s.server.configure({})
+            gate.open()
+        assert [servable.is_closed for servable in s.loader.made] == [True, True]
+
+
+def test_no_more_is_loaded_behind_for_a_model_that_was_removed() -> None:
+    with stage(1) as s:
+        assert predict(s.server) == (1, Y)
+        gate = s.loader.hold(3)
+        s.loader.broken[3] = BROKEN
+        s.put(2)
+        s.put(3)
+        with nothing_left_behind():
+            assert predict(s.server) == (1, Y)
+            gate.wait_until_reached()
+            s.server.configure({})
+            gate.open()
+        assert s.loader.loads == [1, 3]
+
+
+def test_what_loads_in_the_place_of_another_does_not_stay_if_its_model_was_removed() -> None:
+    with stage(1) as s:
+        assert predict(s.server) == (1, Y)
+        beside = s.loader.hold(2)
+        s.loader.broken[2] = CacheFull("everything on disk is in use")
+        s.put(2)
+        with nothing_left_behind():
+            assert predict(s.server) == (1, Y)
+            beside.wait_until_reached()
+            s.server.configure({})
+            instead = s.loader.hold(2)
+            beside.open()
+            instead.wait_until_reached()
+            del s.loader.broken[2]
+            instead.open()
+        assert [servable.is_closed for servable in s.loader.made] == [True, True]
+
+
+def test_a_request_from_before_does_not_bring_back_what_has_served() -> None:
+    with stage(1) as s, nothing_left_behind(), ThreadPoolExecutor(1) as pool:
+        gate = s.loader.hold(1)
+        request = pool.submit(predict, s.server)
+        gate.wait_until_reached()
+        s.server.configure({NAME: another(s, NAME, 2)}, afresh=[NAME])
+        assert predict(s.server) == (2, Y)
+        gate.open()
+        assert request.result(PATIENCE) == (1, Y)
+        until(lambda: s.loader.servables[1].is_closed)
+
+
+def test_a_load_from_before_does_not_bring_back_what_has_served() -> None:
+    with stage(1) as s:
+        assert predict(s.server) == (1, Y)
+        gate = s.loader.hold(2)
+        s.put(2)
+        with nothing_left_behind():
+            assert predict(s.server) == (1, Y)
+            gate.wait_until_reached()
+            s.server.configure({NAME: another(s, NAME, 3)}, afresh=[NAME])
+            assert predict(s.server) == (3, Y)
+            gate.open()
+        assert s.loader.servables[2].is_closed
+        assert predict(s.server) == (3, Y)
+
+
+def test_what_does_not_change_goes_on_undisturbed() -> None:
+    with stage(1) as s, ThreadPoolExecutor(1) as pool:
+        gate = s.loader.hold(1)
+        request = pool.submit(predict, s.server)
+        gate.wait_until_reached()
+        s.server.configure({NAME: s.repository, "other": another(s, "other", 5)})
+        gate.open()
+        assert request.result(PATIENCE) == (1, Y)
+        # Which has made it the version that serves, whatever becomes of the bucket.
+        s.remove(1)
+        assert predict(s.server) == (1, Y)
+
+
+def test_nobody_waits_for_a_listing_to_replace_the_models() -> None:
+    with stage(1, 2) as s:
+        assert (predict(s.server, 1), predict(s.server)) == ((1, Y), (2, Y))
+        s.break_storage(StorageUnavailable("no route to host"))
+        s.server.configure({NAME: ModelRepository(NAME, s.storage, clock=s.clock)})
+        assert not s.loader.servables[1].is_closed
+        with pytest.raises(StorageUnavailable):
+            predict(s.server)
+
+
+def test_a_policy_that_changes_reloads_nothing_that_is_still_wanted() -> None:
+    with stage(1, 2, 3) as s:
+        for version in (1, 2, 3):
+            predict(s.server, version)
+        assert predict(s.server) == (3, Y)
+        s.break_storage(StorageUnavailable("no route to host"))
+        s.server.configure({NAME: s.repository.with_policy(Latest(2))})
+        assert s.loader.servables[1].is_closed
+        assert (predict(s.server), predict(s.server, 2)) == ((3, Y), (2, Y))
+        with pytest.raises(ModelNotFound):
+            predict(s.server, 1)
+        assert s.loader.loads == [1, 2, 3]
+
+
+def test_a_policy_that_leaves_out_what_serves_lets_it_serve_until_the_other_is_loaded() -> None:
+    with stage(1, 2) as s:
+        assert predict(s.server) == (2, Y)
+        gate = s.loader.hold(1)
+        s.server.configure({NAME: s.repository.with_policy(Specific(frozenset({1})))})
+        assert predict(s.server) == (2, Y)
+        gate.wait_until_reached()
+        gate.open()
+        until(lambda: predict(s.server) == (1, Y))
+        until(lambda: s.loader.servables[2].is_closed)
+
+
+def test_a_base_path_that_changes_lets_the_old_model_serve_until_the_new_one_is_loaded() -> None:
+    with stage(1) as s:
+        assert predict(s.server) == (1, Y)
+        old = s.loader.servables[1]
+        gate = s.loader.hold(1)
+        s.server.configure({NAME: another(s, NAME, 1)})
+        assert predict(s.server) == (1, Y)
+        gate.wait_until_reached()
+        assert s.loader.loads == [1, 1]
+        gate.open()
+        until(lambda: predict(s.server) == (1, Y) and old.is_closed)
+
+
+def test_a_model_that_begins_afresh_does_not_go_on_with_what_has_served() -> None:
+    with stage(1, 2) as s:
+        assert predict(s.server) == (2, Y)
+        new = another(s, NAME, 1)
+        assert s.server.preload(new, None, monotonic() + PATIENCE) == ServableId(NAME, 1)
+        s.server.configure({NAME: new}, afresh=[NAME])
+        assert s.loader.servables[2].is_closed
+        assert predict(s.server) == (1, Y)
+        assert s.loader.loads == [2, 1]
+
+
+def test_what_is_preloaded_and_then_wanted_by_nobody_is_swept_out() -> None:
+    with stage(1) as s:
+        assert predict(s.server) == (1, Y)
+        s.server.preload(another(s, "other", 5), 5, monotonic() + PATIENCE)
+        s.server.sweep()
+        assert s.loader.servables[5].is_closed
+        assert not s.loader.servables[1].is_closed
+
+
+def test_models_that_come_and_go_fail_no_request_to_those_that_stay() -> None:
+    """Configured as fast as it goes, with requests from several threads all the while."""
+    with stage(1, 2) as s, nothing_left_behind(), ThreadPoolExecutor(4) as pool:
+        others = {f"m{number}": another(s, f"m{number}", number) for number in range(3, 6)}
+        done = threading.Event()
+
+        def ask() -> int:
+            count = 0
+            while not done.is_set():
+                assert predict(s.server) == (2, Y)
+                assert predict(s.server, 1) == (1, Y)
+                # These may be gone, but not half.
+                for name in others:
+                    with suppress(ModelNotFound):
+                        predict(s.server, name=name)
+                count += 1
+            return count
+
+        askers = [pool.submit(ask) for _ in range(4)]
+        for number in range(200):
+            some = dict(islice(others.items(), number % 4))
+            s.server.configure({NAME: s.repository, **some}, {NAME: {"stable": 1 + number % 2}})
+        until(lambda: all(asker.done() for asker in askers) or len(s.loader.loads) > 2)
+        done.set()
+        assert all(asker.result(PATIENCE) for asker in askers)
+        assert [s.loader.loads.count(version) for version in (1, 2)] == [1, 1]

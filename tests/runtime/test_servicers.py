@@ -686,7 +686,7 @@ def test_more_calls_than_may_be_are_refused() -> None:
 
 def test_a_configuration_whose_deadline_passed_is_not_set() -> None:
     given: list[Any] = []
-    with waiting(1, reload=given.append) as (client, servable):
+    with waiting(1, reload=lambda config, deadline: given.append(config)) as (client, servable):
         first = client.begin(request(x=X), PATIENCE)
         servable.gate.wait_until_reached()
         method = "ModelService/HandleReloadConfigRequest"
@@ -709,7 +709,7 @@ def reload_request(*names: str) -> Any:
 
 def test_a_configuration_is_handed_on_and_answered_when_it_serves(s: Stage) -> None:
     given: list[Any] = []
-    with served(s.server, reload=given.append) as client:
+    with served(s.server, reload=lambda config, deadline: given.append(config)) as client:
         answer = client.reload(reload_request("a", "b"))
     assert answer.HasField("status")
     assert (answer.status.error_code, answer.status.error_message) == (0, "")
@@ -728,18 +728,26 @@ def test_a_configuration_is_handed_on_and_answered_when_it_serves(s: Stage) -> N
     ],
 )
 def test_a_configuration_that_cannot_be_says_why(s: Stage, error: Exception, code: str) -> None:
-    def reload(config: Any) -> None:
+    def reload(config: Any, deadline: float | None) -> None:
         raise error
 
     with served(s.server, reload=reload) as client:
         assert refusal(client.reload, reload_request("a")) == (code, str(error))
 
 
+def test_a_configuration_has_the_callers_deadline(s: Stage) -> None:
+    deadlines: list[float | None] = []
+    with served(s.server, reload=lambda config, deadline: deadlines.append(deadline)) as client:
+        client.begin(reload_request("a"), PATIENCE, "ModelService/HandleReloadConfigRequest").result()
+        left = (deadlines.pop() or 0) - time.monotonic()
+    assert PATIENCE / 2 < left < PATIENCE + 1
+
+
 def test_only_a_list_of_models_is_a_configuration(s: Stage) -> None:
     custom = oracle.ReloadConfigRequest()
     custom.config.custom_model_config.type_url = "type.googleapis.com/x"
     given: list[Any] = []
-    with served(s.server, reload=given.append) as client:
+    with served(s.server, reload=lambda config, deadline: given.append(config)) as client:
         for wrong in (oracle.ReloadConfigRequest(), custom):
             code, details = refusal(client.reload, wrong)
             assert code == "INVALID_ARGUMENT"

@@ -1,0 +1,90 @@
+"""What settings make of a server: what is put around its models."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handlers.build import build_server
+from handlers.settings import Settings, SettingsError
+from tests.conftest import DIGITS
+from tests.servers.decant import decant_serve
+
+SEVEN = json.loads((DIGITS / "seven.json").read_bytes())
+TWO = {"instances": SEVEN["instances"][:1] * 2}
+
+
+def build(directory: Path, **settings: Any) -> None:
+    build_server(Settings(model_path=str(DIGITS), cache_dir=str(directory / "cache"), **settings)).close()
+
+
+@pytest.mark.parametrize("place", ["flags", "file", "version"])
+def test_requests_are_batched_as_flags_a_file_or_the_version_says(place: str, tmp_path: Path) -> None:
+    model = tmp_path / "digits"
+    (model / "1").mkdir(parents=True)
+    for path in (DIGITS / "1").iterdir():
+        (model / "1" / path.name).symlink_to(path)
+    (tmp_path / "batching.config").write_text("max_batch_size { value: 1 }")
+    flags = {
+        "flags": ["--max_batch_size", "1"],
+        "file": ["--batching_parameters_file", "batching.config"],
+        "version": ["--enable_per_model_batching_parameters"],
+    }[place]
+    if place == "version":
+        (tmp_path / "batching.config").rename(model / "1" / "batching_params.pbtxt")
+    model_flags = ["--model_name", "digits", "--model_path", str(model), "--enable_batching"]
+    with decant_serve(tmp_path, *model_flags, *flags, without_grpc=True) as server:
+        assert server.post("/v1/models/digits:predict", SEVEN).body["predictions"][0]["digit"] == 7
+        reply = server.post("/v1/models/digits:predict", TWO)
+        assert (reply.status, "Task size 2 is larger than maximum input batch size 1" in str(reply.body)) == (400, True)
+
+
+def test_versions_without_parameters_of_their_own_are_not_batched_if_these_count(tmp_path: Path) -> None:
+    flags = ["--enable_batching", "--enable_per_model_batching_parameters", "--max_batch_size", "1"]
+    model = ["--model_name", "digits", "--model_path", str(DIGITS)]
+    with decant_serve(tmp_path, *model, *flags, without_grpc=True) as server:
+        assert server.post("/v1/models/digits:predict", TWO).status == 200
+
+
+@pytest.mark.parametrize(
+    ("content", "settings", "message"),
+    [
+        ("max_batch_size 1", {}, "batching.config: "),
+        ("max_batch_size { value: 0 }", {}, "max_batch_size is 0"),
+        (None, {}, "cannot read batching.config: No such file or directory"),
+        (None, {"batching_parameters_file": "", "max_batch_size": 8, "allowed_batch_sizes": (4,)}, "ends in 4"),
+        ("", {"max_batch_size": 8}, "batching_parameters_file and max_batch_size are both given"),
+    ],
+)
+def test_batching_that_makes_no_sense_is_a_bad_setting(
+    content: str | None, settings: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        Path("batching.config").write_text(content)
+    with pytest.raises(SettingsError, match=message):
+        build(tmp_path, enable_batching=True, **{"batching_parameters_file": "batching.config", **settings})
+
+
+def test_without_protobuf_the_batching_file_names_the_extra_that_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "google.protobuf", None)
+    path = tmp_path / "batching.config"
+    path.touch()
+    with pytest.raises(SettingsError, match=r"needs google.protobuf, which is not installed; try: pip install"):
+        build(tmp_path, enable_batching=True, batching_parameters_file=str(path))
+    # By flags it does not need it.
+    build(tmp_path, enable_batching=True)
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_a_model_is_warmed_up_before_it_is_ready_unless_that_is_switched_off(is_on: bool, tmp_path: Path) -> None:
+    flags = [] if is_on else ["--enable_signature_warmup", "false"]
+    model = ["--model_name", "digits", "--model_path", str(DIGITS)]
+    with decant_serve(tmp_path, *model, *flags, without_grpc=True) as server:
+        assert ("warmed up serving_default of digits/1 with zeros" in server.log()) is is_on

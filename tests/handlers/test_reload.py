@@ -1,0 +1,448 @@
+"""Replacing a server's models, by message and by file, on a loader that behaves until it is told otherwise."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handlers.build import open_repository
+from handlers.configuration import ModelConfig, parse
+from handlers.reload import Reload
+from handlers.settings import Settings, SettingsError
+from model_cache.cache import ModelCache
+from model_cache.disk import DiskCache
+from model_cache.errors import LoadFailed, LoadPending, ModelNotFound, StorageUnavailable
+from model_cache.repository import ModelVersion
+from runtime.codecs import schema
+from runtime.errors import DeadlineExceeded, InvalidRequest, PreconditionFailed
+from runtime.servable import Servable
+from runtime.server import ModelServer
+from tests.fakes import PATIENCE, until
+from tests.runtime.servables import VersionLoader, predict
+
+Y = [2.5, 3.0]
+UNAVAILABLE = "Request to assign label to version {} of model {}, which is not currently available for inference"
+
+
+class Rig:
+    """A server of models in directories, each version of which has a number of its own, and what replaces them."""
+
+    def __init__(self, base: Path, models: list[ModelConfig], settings: Settings) -> None:
+        self.base = base
+        self.loader = VersionLoader()
+        self.server = ModelServer(
+            {model.name: open_repository(model, settings) for model in models},
+            ModelCache[ModelVersion, Servable](self.loader, 100),
+            DiskCache(base / "cache", 0),
+            labels={model.name: model.labels for model in models},
+        )
+        self.reload = Reload(self.server, settings, models)
+
+    def served(self) -> list[str]:
+        return sorted(self.server.repositories)
+
+    def labelled(self, name: str, label: str) -> int:
+        with self.server.lease(name, label=label) as lease:
+            return lease.id.version
+
+
+def put(base: Path, name: str, *versions: int) -> str:
+    """Store versions of a model that have long been there; return its base path."""
+    for version in versions:
+        path = base / name / str(version) / "model.xml"
+        path.parent.mkdir(parents=True)
+        path.write_text(name)
+        os.utime(path, (0, 0))
+    return str(base / name)
+
+
+def config(base: Path, name: str, *versions: int, **labels: int) -> ModelConfig:
+    return ModelConfig(name, put(base, name, *versions), None, labels)
+
+
+def message(*models: ModelConfig) -> Any:
+    written = schema.ModelServerConfig()
+    written.model_config_list.SetInParent()
+    for model in models:
+        added = written.model_config_list.config.add(name=model.name, base_path=model.base_path)
+        added.version_labels.update(model.labels)
+    return written
+
+
+def relabelled(model: ModelConfig, labels: Mapping[str, int]) -> ModelConfig:
+    return ModelConfig(model.name, model.base_path, model.policy, labels)
+
+
+@contextmanager
+def rig(base: Path, *models: ModelConfig, **options: Any) -> Iterator[Rig]:
+    made = Rig(base, list(models), Settings(**options))
+    try:
+        yield made
+    finally:
+        made.server.close()
+        until(lambda: all(servable.is_closed for servable in made.loader.made))
+
+
+def test_a_model_that_is_new_is_loaded_before_the_reload_returns(tmp_path: Path) -> None:
+    one, two = config(tmp_path, "one", 1), config(tmp_path, "two", 2)
+    with rig(tmp_path, one) as r:
+        assert predict(r.server, name="one") == (1, Y)
+        r.reload(message(one, two))
+        assert r.loader.loads == [1, 2]
+        assert predict(r.server, name="two") == (2, Y)
+        # Nor is anything loaded for what there was.
+        r.reload(message(one, two))
+        assert r.loader.loads == [1, 2]
+
+
+def test_a_model_that_is_not_named_any_more_is_gone(tmp_path: Path) -> None:
+    one, two = config(tmp_path, "one", 1), config(tmp_path, "two", 2)
+    with rig(tmp_path, one, two) as r:
+        assert predict(r.server, name="one") == (1, Y)
+        r.reload(message(two))
+        with pytest.raises(ModelNotFound):
+            predict(r.server, name="one")
+        assert r.loader.servables[1].is_closed
+        r.reload(message())
+        assert r.served() == []
+
+
+def test_a_new_base_path_is_a_new_model(tmp_path: Path) -> None:
+    one = config(tmp_path, "one", 5)
+    elsewhere = ModelConfig("one", put(tmp_path, "elsewhere", 2))
+    with rig(tmp_path, one) as r:
+        assert predict(r.server, name="one") == (5, Y)
+        r.reload(message(elsewhere))
+        assert r.loader.loads == [5, 2]
+        assert r.loader.servables[5].is_closed
+        assert predict(r.server, name="one") == (2, Y)
+
+
+def test_a_new_policy_loads_nothing_anew(tmp_path: Path) -> None:
+    one = config(tmp_path, "one", 1, 2)
+    with rig(tmp_path, one) as r:
+        assert predict(r.server, 1, "one") == (1, Y)
+        assert predict(r.server, name="one") == (2, Y)
+        latest = message(one)
+        latest.model_config_list.config[0].model_version_policy.latest.num_versions = 1
+        r.reload(latest)
+        assert predict(r.server, name="one") == (2, Y)
+        with pytest.raises(ModelNotFound):
+            predict(r.server, 1, "one")
+        assert r.loader.loads == [1, 2]
+        assert r.loader.servables[1].is_closed
+
+
+@pytest.mark.parametrize(
+    ("models", "said"),
+    [
+        ([ModelConfig("one", "/a"), ModelConfig("one", "/b")], "model 'one' is listed more than once"),
+        ([ModelConfig("one", "models/one")], "model 'one': base_path is 'models/one'; want an absolute path"),
+        ([ModelConfig("", "/a")], "model 1 of the list: name is ''"),
+        ([ModelConfig("one", "/a", None, {"stable": -1})], "label stable is -1"),
+    ],
+)
+def test_a_message_that_makes_no_sense_changes_nothing(models: list[ModelConfig], said: str, tmp_path: Path) -> None:
+    one = config(tmp_path, "one", 1)
+    with rig(tmp_path, one) as r:
+        with pytest.raises(InvalidRequest, match=said):
+            r.reload(message(*models))
+        assert predict(r.server, name="one") == (1, Y)
+
+
+def test_a_new_model_that_cannot_be_loaded_changes_nothing(tmp_path: Path) -> None:
+    one, two, three = (config(tmp_path, name, version) for name, version in (("one", 1), ("two", 2), ("three", 3)))
+    with rig(tmp_path, one) as r:
+        assert predict(r.server, name="one") == (1, Y)
+        r.loader.broken[3] = LoadFailed("Incorrect weights in bin file!")
+        with pytest.raises(LoadFailed, match="Incorrect weights"):
+            r.reload(message(two, three))
+        assert r.served() == ["one"]
+        assert predict(r.server, name="one") == (1, Y)
+        # What could be loaded does not stay for nothing.
+        assert r.loader.servables[2].is_closed
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(ModelNotFound, match="there is no directory named by a number"):
+            r.reload(message(ModelConfig("empty", str(tmp_path / "empty"))))
+        with pytest.raises(StorageUnavailable, match="No such file or directory"):
+            r.reload(message(ModelConfig("none", str(tmp_path / "none"))))
+        assert r.served() == ["one"]
+
+
+def test_a_load_that_takes_too_long_goes_on_for_who_tries_again(tmp_path: Path) -> None:
+    one, two = config(tmp_path, "one", 1), config(tmp_path, "two", 2)
+    with rig(tmp_path, one, load_timeout=0.05) as r:
+        gate = r.loader.hold(2)
+        with pytest.raises(LoadPending):
+            r.reload(message(one, two))
+        assert r.served() == ["one"]
+        gate.open()
+        until(lambda: 2 in r.loader.servables)
+        r.reload(message(one, two))
+        assert (r.served(), r.loader.loads) == (["one", "two"], [2])
+
+
+def test_a_reload_ends_with_its_callers_deadline(tmp_path: Path) -> None:
+    one, two = config(tmp_path, "one", 1), config(tmp_path, "two", 2)
+    with rig(tmp_path, one) as r:
+        gate = r.loader.hold(2)
+        with pytest.raises(DeadlineExceeded, match="the models stay as they are: two/2 is still loading"):
+            r.reload(message(two), time.monotonic() + 0.05)
+        assert r.served() == ["one"]
+        gate.open()
+        r.reload(message(two), time.monotonic() + PATIENCE)
+        assert (r.served(), r.loader.loads) == (["two"], [2])
+
+
+def test_a_label_moves_once_its_version_is_loaded(tmp_path: Path) -> None:
+    one = config(tmp_path, "one", 1, 2, stable=1)
+    with rig(tmp_path, one) as r:
+        assert r.labelled("one", "stable") == 1
+        r.reload(message(relabelled(one, {"stable": 2, "old": 1})))
+        assert r.loader.loads == [1, 2]
+        assert (r.labelled("one", "stable"), r.labelled("one", "old")) == (2, 1)
+        r.reload(message(relabelled(one, {})))
+        with pytest.raises(InvalidRequest, match="Unrecognized servable version label: stable"):
+            r.labelled("one", "stable")
+        assert r.loader.loads == [1, 2]
+
+
+def test_a_label_for_a_version_that_is_not_available_changes_nothing(tmp_path: Path) -> None:
+    one = config(tmp_path, "one", 1, 2, stable=1)
+    two = config(tmp_path, "two", 3)
+    with rig(tmp_path, one) as r:
+        r.loader.broken[2] = LoadFailed("Incorrect weights in bin file!")
+        for labels in ({"stable": 2}, {"stable": 1, "canary": 2}):
+            with pytest.raises(PreconditionFailed, match=f"^{UNAVAILABLE.format(2, 'one')}: Incorrect weights"):
+                r.reload(message(relabelled(one, labels)))
+        with pytest.raises(PreconditionFailed, match=f"^{UNAVAILABLE.format(9, 'one')}"):
+            r.reload(message(relabelled(one, {"stable": 9})))
+        with pytest.raises(PreconditionFailed, match=f"^{UNAVAILABLE.format(9, 'two')}"):
+            r.reload(message(one, relabelled(two, {"stable": 9})))
+        assert (r.labelled("one", "stable"), r.served()) == (1, ["one"])
+
+
+def test_if_it_is_allowed_a_new_label_waits_for_its_version_but_none_moves_to_one_that_is_not_there(
+    tmp_path: Path,
+) -> None:
+    one = config(tmp_path, "one", 1, stable=1)
+    with rig(tmp_path, one, allow_version_labels_for_unavailable_models=True) as r:
+        r.reload(message(relabelled(one, {"stable": 1, "canary": 9})))
+        with pytest.raises(ModelNotFound, match="Specific"):
+            r.labelled("one", "canary")
+        with pytest.raises(PreconditionFailed):
+            r.reload(message(relabelled(one, {"stable": 9})))
+        assert r.labelled("one", "stable") == 1
+
+
+def test_reloads_happen_one_after_the_other(tmp_path: Path) -> None:
+    models = [config(tmp_path, f"m{number}", number) for number in range(1, 5)]
+    with rig(tmp_path) as r, ThreadPoolExecutor(8) as pool:
+        wants = [models[: 1 + number % 4] for number in range(32)]
+        for reloaded in [pool.submit(r.reload, message(*want)) for want in wants]:
+            reloaded.result(PATIENCE)
+        # Whichever came last: it is one of them and not a mixture.
+        assert r.served() in [[model.name for model in want] for want in wants]
+        for name in r.served():
+            assert predict(r.server, name=name)[1] == Y
+
+
+def test_who_would_wait_too_long_for_another_reload_is_told_so(tmp_path: Path) -> None:
+    one, two = config(tmp_path, "one", 1), config(tmp_path, "two", 2)
+    with rig(tmp_path) as r, ThreadPoolExecutor(1) as pool:
+        gate = r.loader.hold(1)
+        first = pool.submit(r.reload, message(one))
+        gate.wait_until_reached()
+        with pytest.raises(DeadlineExceeded, match="the models are being replaced by somebody else"):
+            r.reload(message(two), time.monotonic() + 0.05)
+        gate.open()
+        first.result(PATIENCE)
+        assert (r.served(), r.loader.loads) == (["one"], [1])
+
+
+def test_a_reload_under_load_fails_no_request_to_what_stays(tmp_path: Path) -> None:
+    stays = config(tmp_path, "stays", 1, stable=1)
+    others = [config(tmp_path, f"m{number}", number) for number in range(2, 5)]
+    with rig(tmp_path, stays) as r, ThreadPoolExecutor(4) as pool:
+        done = threading.Event()
+
+        def ask() -> int:
+            count = 0
+            while not done.is_set():
+                assert predict(r.server, name="stays") == (1, Y)
+                assert r.labelled("stays", "stable") == 1
+                count += 1
+            return count
+
+        askers = [pool.submit(ask) for _ in range(4)]
+        for number in range(40):
+            r.reload(message(stays, *others[: number % 4]))
+        done.set()
+        assert all(asker.result(PATIENCE) for asker in askers)
+        assert r.loader.loads.count(1) == 1
+
+
+class Poll:
+    """A file that is looked at every few milliseconds."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.stopped = threading.Event()
+
+    def write(self, content: str) -> None:
+        new = self.path.with_suffix(".new")
+        new.write_text(content)
+        new.replace(self.path)
+
+    def names(self, *models: ModelConfig) -> None:
+        fields = [
+            {"name": model.name, "base_path": model.base_path, "version_labels": dict(model.labels)} for model in models
+        ]
+        self.write(json.dumps({"model_config_list": [{"config": field} for field in fields]}))
+
+
+@contextmanager
+def polled(r: Rig, *models: ModelConfig) -> Iterator[Poll]:
+    poll = Poll(r.base / "config.json")
+    poll.names(*models)
+    assert parse(str(poll.path), poll.path.read_bytes()) == list(models)
+    thread = threading.Thread(target=r.reload.watch, args=(str(poll.path), 0.005, poll.stopped))
+    thread.start()
+    try:
+        yield poll
+    finally:
+        poll.stopped.set()
+        thread.join(PATIENCE)
+
+
+def test_a_file_that_changes_is_used_and_what_is_new_is_loaded_behind(tmp_path: Path) -> None:
+    one, two = config(tmp_path, "one", 1), config(tmp_path, "two", 2)
+    with rig(tmp_path, one) as r, polled(r, one) as poll:
+        gate = r.loader.hold(2)
+        poll.names(one, two)
+        gate.wait_until_reached()
+        assert r.served() == ["one", "two"]
+        gate.open()
+        until(lambda: 2 in r.loader.servables)
+        poll.names(two)
+        until(lambda: r.served() == ["two"])
+        assert predict(r.server, name="two") == (2, Y)
+        assert r.loader.loads == [2]
+
+
+def test_with_a_file_the_old_base_path_serves_until_the_new_one_is_loaded(tmp_path: Path) -> None:
+    one = config(tmp_path, "one", 5)
+    elsewhere = ModelConfig("one", put(tmp_path, "elsewhere", 2))
+    with rig(tmp_path, one) as r, polled(r, one) as poll:
+        assert predict(r.server, name="one") == (5, Y)
+        gate = r.loader.hold(2)
+        poll.names(elsewhere)
+        gate.wait_until_reached()
+        assert predict(r.server, name="one") == (5, Y)
+        gate.open()
+        until(lambda: predict(r.server, name="one") == (2, Y))
+
+
+def test_a_bad_file_changes_nothing_and_is_one_line_each_time_it_changes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, two = config(tmp_path, "one", 1), config(tmp_path, "two", 2)
+    with rig(tmp_path, one) as r, polled(r, one) as poll, caplog.at_level(logging.ERROR):
+        for bad, said in (("{", "this is no JSON"), ("nonsense", "Error parsing text-format"), ("{", "no JSON")):
+            caplog.clear()
+            poll.write(bad)
+            until(lambda: bool(caplog.records))
+            _some_polls()
+            (line,) = caplog.messages
+            assert line.startswith(f"the models stay as they are: {poll.path}: ")
+            assert said in line
+        caplog.clear()
+        poll.path.unlink()
+        until(lambda: bool(caplog.records))
+        _some_polls()
+        assert caplog.messages == [f"the models stay as they are: cannot read {poll.path}: No such file or directory"]
+        assert predict(r.server, name="one") == (1, Y)
+        poll.names(two)
+        until(lambda: r.served() == ["two"])
+
+
+def _some_polls() -> None:
+    # What does not happen sends no event.
+    time.sleep(0.05)
+
+
+def test_a_new_model_that_is_broken_does_not_keep_others_from_changing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, two, three = (config(tmp_path, name, version) for name, version in (("one", 1), ("two", 2), ("three", 3)))
+    with rig(tmp_path, one) as r, polled(r, one) as poll:
+        r.loader.broken[2] = LoadFailed("Incorrect weights in bin file!")
+        poll.names(two, three)
+        until(lambda: 3 in r.loader.servables)
+        until(lambda: "two is not loaded: Incorrect weights in bin file!" in caplog.messages)
+        assert r.served() == ["three", "two"]
+
+
+def test_with_a_file_a_label_moves_once_its_version_can_be_loaded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = config(tmp_path, "one", 1, 2, stable=1)
+    with rig(tmp_path, one, file_system_poll_wait_seconds=0.001) as r, polled(r, one) as poll:
+        poll.names(relabelled(one, {"stable": 3}))
+        until(lambda: UNAVAILABLE.format(3, "one") in caplog.text)
+        _some_polls()
+        assert caplog.text.count("which is not currently available") == 1
+        assert r.labelled("one", "stable") == 1
+        put(tmp_path, "one", 3)
+        until(lambda: r.labelled("one", "stable") == 3)
+
+
+def test_labels_of_a_model_that_is_new_in_a_file_apply_when_their_versions_come(tmp_path: Path) -> None:
+    one, two = config(tmp_path, "one", 1), config(tmp_path, "two", 2, canary=3)
+    with rig(tmp_path, one, file_system_poll_wait_seconds=0.001) as r, polled(r, one) as poll:
+        poll.names(one, two)
+        until(lambda: r.served() == ["one", "two"])
+        with pytest.raises(ModelNotFound):
+            r.labelled("two", "canary")
+        put(tmp_path, "two", 3)
+        until(lambda: [status.state.name for status in r.server.status("two")] == ["AVAILABLE", "AVAILABLE"])
+        assert r.labelled("two", "canary") == 3
+
+
+def test_what_a_client_has_had_replaced_stays_until_the_file_says_something_new(tmp_path: Path) -> None:
+    one, two, three = (config(tmp_path, name, version) for name, version in (("one", 1), ("two", 2), ("three", 3)))
+    with rig(tmp_path, one) as r:
+        r.reload(message(two))
+        with polled(r, one) as poll:
+            _some_polls()
+            assert r.served() == ["two"]
+            poll.names(three)
+            until(lambda: r.served() == ["three"])
+
+
+def test_a_storage_that_nothing_can_open_changes_nothing(tmp_path: Path) -> None:
+    one = config(tmp_path, "one", 1)
+    with rig(tmp_path, one) as r:
+        with pytest.raises(SettingsError, match="names no bucket"):
+            r.reload.use([one, ModelConfig("two", "s3://")])
+        assert r.served() == ["one"]
+
+
+def test_a_bug_does_not_end_the_watch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    one, two = config(tmp_path, "one", 1, 2, stable=1), config(tmp_path, "two", 3)
+    with rig(tmp_path, one) as r, polled(r, one) as poll:
+        r.loader.broken[2] = ZeroDivisionError("a bug")
+        poll.names(relabelled(one, {"stable": 2}))
+        until(lambda: f"cannot use {poll.path}" in caplog.messages)
+        poll.names(two)
+        until(lambda: r.served() == ["two"])

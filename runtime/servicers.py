@@ -37,8 +37,8 @@ _NO_DEADLINE = 1e9
 Method = Callable[[Any, float | None], Any]
 """From a request, and when nobody wants its answer any more, to the answer."""
 
-Reload = Callable[[Any], None]
-"""Serve what a ModelServerConfig says, from when this returns; raises what the client is to be told if it cannot."""
+Reload = Callable[[Any, float | None], None]
+"""Serve what a ModelServerConfig says when it returns, by the deadline; raises what the client is to be told."""
 
 
 class Target(NamedTuple):
@@ -138,7 +138,7 @@ def handle_reload_config(reload: Reload | None, request: Any, deadline: float | 
             "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently "
             "supported"
         )
-    reload(request.config)
+    reload(request.config, deadline)
     response = schema.ReloadConfigResponse()
     # Of a failure the client has only the call's status: gRPC sends no message with it.
     response.status.error_code = Code.OK

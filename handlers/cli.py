@@ -205,7 +205,9 @@ def _settings(options: argparse.Namespace, names: Sequence[str], **others: str) 
     # Progress is for servers' logs; here the answer is what is wanted, unless somebody asks for more. And whoever waits
     # for it at a terminal says when it takes too long.
     given = {name: getattr(options, name) for name in names}
-    settings = read_settings({**given, **others}, {"log_level": "WARNING", "load_timeout": _PATIENCE})
+    # Nor is anything to be gained by an inference before the one inference there is.
+    defaults = {"enable_model_warmup": False, "enable_signature_warmup": False}
+    settings = read_settings({**given, **others}, {"log_level": "WARNING", "load_timeout": _PATIENCE, **defaults})
     configure_logging(settings.log_level)
     return settings
 

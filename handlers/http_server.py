@@ -7,10 +7,12 @@ import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import uvicorn
 from starlette.responses import Response
 
+from handlers.http_protocol import HEAD_TIMEOUT, BoundedProtocol
 from runtime.rest import create_app
 from runtime.server import ModelServer
 
@@ -30,6 +32,7 @@ class HttpServer:
         max_in_flight: int,
         timeout: float,
         has_cors: bool = False,
+        head_timeout: float = HEAD_TIMEOUT,
     ) -> None:
         self._address = address
         self._port = port
@@ -48,7 +51,7 @@ class HttpServer:
                 has_cors=has_cors,
             ),
             loop="uvloop",
-            http="httptools",
+            http=partial(BoundedProtocol, head_timeout=head_timeout),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             log_config=None,

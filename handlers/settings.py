@@ -10,7 +10,7 @@ import argparse
 import json
 import os
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -226,7 +226,7 @@ class Settings:
     )
     rest_api_enable_cors_support: bool = option(FLAG, False, "whether pages of other origins may call REST")
     rest_api_timeout_in_ms: int = option(
-        COUNT, 30000, "milliseconds that a REST request has from when its model is there"
+        COUNT_OR_NONE, 30000, "milliseconds that a REST request has from when its model is there; 0 for no end"
     )
     enable_model_warmup: bool = option(
         FLAG, True, "whether the requests in a version's assets.extra/tf_serving_warmup_requests are run as it loads"
@@ -308,9 +308,9 @@ class Settings:
     def require_batching(self) -> None:
         if self.batching_parameters_file:
             self._refuse_beside("batching_parameters_file", OF_BATCHING)
-        for name in (*OF_BATCHING, "batching_parameters_file", "enable_per_model_batching_parameters"):
-            if getattr(self, name) != getattr(type(self), name) and not self.enable_batching:
-                raise SettingsError(f"{name} is given without enable_batching; want both")
+        given = self.given((*OF_BATCHING, "batching_parameters_file", "enable_per_model_batching_parameters"))
+        if given and not self.enable_batching:
+            raise SettingsError(f"{given[0]} is given without enable_batching; want both")
 
     def require_ports(self) -> None:
         if not self.port and not self.rest_port and not self.grpc_socket_path:
@@ -318,10 +318,17 @@ class Settings:
         if self.port and self.port == self.rest_port:
             raise SettingsError(f"port and rest_port cannot have the same values: {self.port}")
 
+        tls = self.given(("ssl_config_file", "grpc_tls_key_file", "grpc_tls_cert_file", "grpc_tls_client_ca_file"))
+        if tls and not self.port:
+            raise SettingsError(f"{tls[0]} is given without a gRPC port; a UNIX socket is in plain text")
+
+    def given(self, names: Iterable[str]) -> list[str]:
+        """Return which of the settings are not as they are by default."""
+        return [name for name in names if getattr(self, name) != getattr(type(self), name)]
+
     def _refuse_beside(self, name: str, others: Collection[str]) -> None:
-        for other in others:
-            if getattr(self, other) != getattr(type(self), other):
-                raise SettingsError(f"{name} and {other} are both given; want what the second says in the file")
+        for other in self.given(others):
+            raise SettingsError(f"{name} and {other} are both given; want what the second says in the file")
 
 
 def add_options(parser: argparse.ArgumentParser, *, only: Collection[str] = ()) -> None:

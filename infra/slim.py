@@ -43,6 +43,9 @@ UNUSED = (
     "numpy/_core/include",
     "numpy/_core/lib",
     "numpy/random/lib",
+    # Its second implementation, for Pythons that are not CPython.
+    "zstandard/_cffi*",
+    "zstandard/backend_cffi.py",
     # Test suites, 17 MB of them.
     "numpy/**/tests",
     # Installers.

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from math import inf
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from runtime.errors import DeadlineExceeded, InferenceFailed, InvalidRequest, Overloaded
 from runtime.inputs import check_inputs
 from runtime.servable import Servable, Tensors
-from runtime.stacking import join, rows_of, stack, unstack
+from runtime.stacking import Shapes, join, longest, row_size, rows_of, stack, unstack
 
 if TYPE_CHECKING:
     from runtime.batching import BatchingParameters
@@ -33,6 +33,13 @@ logger = logging.getLogger(__name__)
 
 QUEUE_TIMEOUT = 30.0
 """Seconds that a request without a deadline waits for a slot; TensorFlow Serving gives a whole REST request as long."""
+_MOST_PADDED = 4
+"""Times what its requests have that a padded batch may have: a long row beside many short ones, or two that are long in
+dimensions of their own, would make gigabytes of kilobytes."""
+_PADDED_ANYWAY = 1 << 20
+"""Bytes that a batch may have whatever its requests have."""
+_MOST_FILLED = 256 << 20
+"""Bytes that rows may have which are there for the sake of an allowed batch size."""
 _NOT_BY_ROWS = (
     "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the input tensors"
 )
@@ -119,6 +126,7 @@ class BatchingServable:
         key = self._key(signature_name, task.inputs)
         with self._lock:
             batch = self._join(key, task)
+            self._see(batch)
             self._dispatch(task)
         answer = self._wait(batch, task)
         return self._predict_alone(batch, task) if answer is None else answer
@@ -133,7 +141,7 @@ class BatchingServable:
         """Put the task into a batch that waits. Needs the lock."""
         same = [batch for batch in self._waiting if batch.key == key]
         limit = self._parameters.batch_limit
-        if same and same[-1].rows + task.rows <= limit:
+        if same and same[-1].rows + task.rows <= limit and self._is_worth_padding(same[-1], task):
             same[-1].add(task, limit)
             return same[-1]
         if len(same) >= self._parameters.max_enqueued_batches:
@@ -148,6 +156,17 @@ class BatchingServable:
         self._waiting.append(batch)
         return batch
 
+    def _is_worth_padding(self, batch: _Batch, task: _Task) -> bool:
+        """Whether the batch with this task would not be much larger than what is in it. Needs the lock."""
+        if not self._parameters.pad_variable_length_inputs:
+            return True
+        row = row_size(task.inputs, longest(task.inputs, batch.longest))
+        return row * (batch.rows + task.rows) <= _MOST_PADDED * (batch.size + task.size) + _PADDED_ANYWAY
+
+    def _see(self, batch: _Batch) -> None:
+        """Note whether the batch is due, ahead of `_dispatch`, to which it is then too. Needs the lock."""
+        batch.is_seen_due = batch.due <= time.monotonic()
+
     def _dispatch(self, task: _Task | None = None) -> None:
         """Give free slots to batches that are ready. Needs the lock.
 
@@ -159,7 +178,10 @@ class BatchingServable:
             self._waiting.remove(batch)
             batch.taken_at = time.monotonic()
             candidates = batch.live() or batch.tasks
-            batch.leader = task if task in candidates else candidates[0]
+            # It has to stay to the end, so it must be one of those who can wait longest.
+            latest = max(map(_deadline, candidates))
+            patient = [candidate for candidate in candidates if _deadline(candidate) == latest]
+            batch.leader = task if task in patient else patient[0]
             batch.leader.inbox.put(_Word.LEAD)
 
     def _next(self) -> _Batch | None:
@@ -191,8 +213,9 @@ class BatchingServable:
         # Read without the lock: if it changes now, the task is told, or it looks once too often.
         if batch.leader is None:
             until = min(until, batch.due + self._queue_timeout)
-            # It is enough that one of them sees it become due. From then on it is for those who free slots.
-            if batch.tasks[0] is task and batch.due > now:
+            # It is enough that one of them sees it become due. From then on it is for those who free slots; not before,
+            # as this clock says so later than that of whoever looked last.
+            if batch.tasks[0] is task and not batch.is_seen_due:
                 until = min(until, batch.due)
         return min(max(0.0, until - now), threading.TIMEOUT_MAX)
 
@@ -202,6 +225,7 @@ class BatchingServable:
             now = time.monotonic()
             if batch.leader is None:
                 if not task.is_over(now) and now < batch.due + self._queue_timeout:
+                    self._see(batch)
                     self._dispatch(task)
                     return
                 self._leave(batch, task)
@@ -216,6 +240,7 @@ class BatchingServable:
         """Take the task out of a batch that waits. Needs the lock."""
         batch.tasks.remove(task)
         batch.rows -= task.rows
+        batch.size -= task.size
         if batch.tasks:
             # Somebody has to see when it is due.
             batch.tasks[0].inbox.put(_Word.LOOK)
@@ -227,7 +252,7 @@ class BatchingServable:
         tasks = batch.live()
         answers: Sequence[Tensors | None] = [None] * len(tasks)
         try:
-            answers = self._run(batch.key.signature_name, tasks)
+            answers = self._run(batch.key.signature_name, tasks, task)
         finally:
             with self._lock:
                 self._free += 1
@@ -239,19 +264,21 @@ class BatchingServable:
             raise _over()
         return answers[tasks.index(task)]
 
-    def _run(self, signature_name: str, tasks: list[_Task]) -> Sequence[Tensors | None]:
+    def _run(self, signature_name: str, tasks: list[_Task], leader: _Task) -> Sequence[Tensors | None]:
         """Return the part of each task; None for those to be run alone."""
         rows = sum(task.rows for task in tasks)
         padded = self._parameters.padded(rows)
+        if (padded - rows) * sum(task.size for task in tasks) > _MOST_FILLED * rows:
+            padded = rows
         if len(tasks) == 1 and rows == padded:
             return [self._inner.predict(signature_name, tasks[0].inputs, tasks[0].deadline)]
         if not tasks:
             return []
         try:
             inputs = stack([task.inputs for task in tasks], padded)
-            outputs = self._inner.predict(signature_name, inputs, _last(task.deadline for task in tasks))
-        # One of them may be to blame, and only that one is to hear of it.
-        except (InvalidRequest, InferenceFailed) as exc:
+            outputs = self._inner.predict(signature_name, inputs, leader.deadline)
+        # One of them may be to blame, and only that one is to hear of it; or all of them together are too large.
+        except (InvalidRequest, InferenceFailed, MemoryError) as exc:
             logger.info("a batch of %d requests to %s is run one by one, as it failed: %s", len(tasks), self._name, exc)
             return [None] * len(tasks)
         answers = unstack(outputs, [task.rows for task in tasks], padded)
@@ -303,6 +330,11 @@ class _Task:
     deadline: float | None
     inbox: SimpleQueue[Tensors | _Word] = field(default_factory=SimpleQueue)
 
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(array.nbytes for array in self.inputs.values())
+
     def is_over(self, now: float) -> bool:
         return self.deadline is not None and self.deadline <= now
 
@@ -314,6 +346,12 @@ class _Batch:
     """When it is to run whether it is full or not."""
     tasks: list[_Task] = field(default_factory=list)
     rows: int = 0
+    size: int = 0
+    """Bytes of what its requests have brought."""
+    longest: Shapes = field(default_factory=dict)
+    """Of each input, less the 0th dimension: what they would be padded to."""
+    is_seen_due: bool = False
+    """Whether slots have been given out since it became due: if it has none it is told when there is one."""
     is_closed: bool = False
     """Whether it is full, or has had no room for somebody: it is not to wait for more."""
     leader: _Task | None = None
@@ -325,6 +363,8 @@ class _Batch:
     def add(self, task: _Task, limit: int) -> None:
         self.tasks.append(task)
         self.rows += task.rows
+        self.size += task.size
+        self.longest = longest(task.inputs, self.longest)
         self.is_closed = self.rows == limit
 
     def live(self) -> list[_Task]:
@@ -332,10 +372,8 @@ class _Batch:
         return [task for task in self.tasks if not task.is_over(self.taken_at)]
 
 
-def _last(deadlines: Iterable[float | None]) -> float | None:
-    """Return when nobody wants the answer any more."""
-    last = max(inf if deadline is None else deadline for deadline in deadlines)
-    return None if last == inf else last
+def _deadline(task: _Task) -> float:
+    return inf if task.deadline is None else task.deadline
 
 
 def _over() -> DeadlineExceeded:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from runtime import examples
 from runtime.codecs import schema, tensor_proto
-from runtime.errors import InvalidRequest, SignatureNotFound, Unsupported
+from runtime.errors import NAME, InvalidRequest, SignatureNotFound, Unsupported, quoted
 from runtime.examples import Example
 from runtime.inputs import check_inputs, check_names
 from runtime.servable import Servable
@@ -35,7 +35,7 @@ def predict(servable: Servable, request: Any, deadline: float | None = None, ten
     """
     signature_name = _signature_name(request.model_spec)
     if signature_name not in servable.signatures:
-        raise SignatureNotFound(f'Serving signature key "{signature_name[:100]}" not found.')
+        raise SignatureNotFound(f'Serving signature key "{quoted(signature_name, NAME)}" not found.')
     signature = servable.signatures[signature_name]
     check_names(signature.inputs, request.inputs.keys())
     # All before any is decoded: a few bytes may stand for a large tensor.
@@ -95,11 +95,11 @@ def _filter(wanted: Sequence[str], outputs: Collection[str]) -> Collection[str]:
     for name in wanted:
         if name not in outputs:
             raise InvalidRequest(
-                f"output tensor alias not found in signature: {name[:100]} Outputs expected to be in the set "
+                f"output tensor alias not found in signature: {quoted(name, NAME)} Outputs expected to be in the set "
                 f"{{{','.join(sorted(outputs))}}}."
             )
         if name in seen:
-            raise InvalidRequest(f"duplicate output tensor alias: {name[:100]}")
+            raise InvalidRequest(f"duplicate output tensor alias: {quoted(name, NAME)}")
         seen.add(name)
     return wanted or outputs
 
@@ -116,21 +116,21 @@ def _check_tasks(servable: Servable, tasks: Iterable[Any]) -> None:
         if len(model_names) > 1:
             raise InvalidRequest("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
         if name in signature_names:
-            raise InvalidRequest(f"Duplicate evaluation of signature: {name[:100]}")
+            raise InvalidRequest(f"Duplicate evaluation of signature: {quoted(name, NAME)}")
         signature_names.add(name)
         _check_task(servable, name, task.method_name)
 
 
 def _check_task(servable: Servable, signature_name: str, method_name: str) -> None:
     if signature_name not in servable.signatures:
-        raise InvalidRequest(f"Requested signature not found in model graph: {signature_name[:100]}")
+        raise InvalidRequest(f"Requested signature not found in model graph: {quoted(signature_name, NAME)}")
     signature = servable.signatures[signature_name]
     if method_name == CLASSIFY_METHOD:
         examples.classification_outputs(signature)
     elif method_name == REGRESS_METHOD:
         examples.regression_output(signature)
     else:
-        raise Unsupported(f"Unsupported signature method_name: {method_name[:100]}")
+        raise Unsupported(f"Unsupported signature method_name: {quoted(method_name, NAME)}")
 
 
 def _classify(
@@ -172,6 +172,28 @@ class _Features(Mapping[str, NDArray[Any]]):
         return sum(1 for _ in self)
 
 
+class _Context(Mapping[str, NDArray[Any]]):
+    """The features of a context, each made once, when it is asked for: it stands for as many as there are examples."""
+
+    def __init__(self, messages: Mapping[str, Any]) -> None:
+        self._messages = messages
+        self._made: dict[str, NDArray[Any] | None] = {}
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name not in self._made:
+            self._made[name] = _feature(self._messages[name]) if name in self._messages else None
+        feature = self._made[name]
+        if feature is None:
+            raise KeyError(name)
+        return feature
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._messages)
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+
 class _Examples(Sequence[Example]):
     """Those of an Input message, each made when it is asked for: two bytes are an example, if there is a context."""
 
@@ -179,9 +201,7 @@ class _Examples(Sequence[Example]):
         has_context = message.WhichOneof("kind") == "example_list_with_context"
         self._messages = (message.example_list_with_context if has_context else message.example_list).examples
         context = message.example_list_with_context.context.features.feature
-        # Made once, as each stands for as many as there are examples.
-        made = {name: _feature(feature) for name, feature in context.items()}
-        self._context = {name: feature for name, feature in made.items() if feature is not None}
+        self._context = _Context(context)
 
     # Any, as else slices would have to be told apart, which nobody takes here.
     def __getitem__(self, i: Any) -> Any:

@@ -11,7 +11,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
@@ -28,7 +28,7 @@ from runtime import strings
 from runtime.codecs.dtypes import bfloat16, is_string
 from runtime.errors import DeadlineExceeded, InferenceFailed, InvalidRequest, Overloaded, SignatureNotFound
 from runtime.inputs import check_inputs
-from runtime.memory import Meter, keep_little
+from runtime.memory import Meter, keep_little, trim
 from runtime.pool import Pool
 from runtime.servable import LoadPhases, Tensors
 from runtime.signature import DEFAULT_SIGNATURE, DYNAMIC, Dtype, Signature, TensorSpec
@@ -154,10 +154,13 @@ class OpenVinoServable:
         self._name = name
         self._pool_timeout = pool_timeout
         self._meter = meter
+        self._compiled = compiled
         inputs, outputs = _specs("input", compiled.inputs), _specs("output", compiled.outputs)
         self._signature = Signature(inputs, outputs)
         self.signatures = {DEFAULT_SIGNATURE: self._signature}
         self._is_dynamic = any(spec.shape is None or DYNAMIC in spec.shape for spec in inputs.values())
+        self._outputs = list(outputs.items())
+        self._is_by_rows = all(spec.shape and spec.shape[0] == DYNAMIC for spec in outputs.values())
         # One infer request runs one inference at a time; OpenVINO raises "Infer Request is busy" at two.
         self.concurrency: int = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         self._requests = Pool[Any]([compiled.create_infer_request() for _ in range(self.concurrency)])
@@ -169,49 +172,74 @@ class OpenVinoServable:
         if signature_name != DEFAULT_SIGNATURE:
             raise SignatureNotFound(f'Serving signature key "{signature_name}" not found.')
         check_inputs(self._signature.inputs, inputs)
+        if not all(array.size for array in inputs.values()):
+            return self._answer_to_nothing(inputs)
         # A tensor that shares an array's memory does not keep the array alive; this list does.
         arrays = [np.require(inputs[name], requirements=["C", "W", "A"]) for name in self._signature.inputs]
         request = self._borrow(deadline)
         is_running = False
+        outputs: Tensors = {}
         try:
             is_running = self._infer(request, arrays, deadline)
             if is_running:
                 raise self._too_late("while it ran")
-            return {
-                spec.name: _array(request.get_output_tensor(i), spec)
-                for i, spec in enumerate(self._signature.outputs.values())
-            }
+            outputs = {name: _array(request.get_output_tensor(i), spec) for i, (name, spec) in enumerate(self._outputs)}
+            return outputs
         finally:
             if is_running:
-                self._return_later(request, arrays)
+                _behind(lambda: self._return_late(request, arrays))
+            elif strings.are_many([*inputs.values(), *outputs.values()]):
+                # It keeps what the largest of its requests took, for good.
+                del request
+                self._requests.give_back(self._compiled.create_infer_request())
+                strings.forget()
+                trim()
             else:
                 self._requests.give_back(request)
 
+    def _answer_to_nothing(self, inputs: Tensors) -> Tensors:
+        """Return no rows to inputs that have no rows.
+
+        The engine is not asked: of a tensor without elements some of its operations make nothing at all, and what is
+        left in the output is somebody else's.
+        """
+        if any(len(array) for array in inputs.values() if array.ndim) or not self._is_by_rows:
+            shapes = ", ".join(f"'{name}' {array.shape}" for name, array in inputs.items())
+            raise InvalidRequest(f"{self._name} cannot run inputs without elements: {shapes}")
+        return {name: np.empty([max(0, size) for size in spec.shape or ()], spec.dtype) for name, spec in self._outputs}
+
     def close(self) -> None:
+        idle: list[Any] = []
+        with suppress(TimeoutError):
+            while len(idle) < self.concurrency:
+                idle.append(self._requests.take(0))
+        if len(idle) == self.concurrency:
+            self._release(idle)
+        else:
+            # Somebody's time was over, and what he asked for still runs: no reason to keep whoever closes this.
+            _behind(lambda: self._release_late(idle))
+
+    def _release_late(self, idle: list[Any]) -> None:
+        while len(idle) < self.concurrency:
+            idle.append(self._requests.take())
+        self._release(idle)
+
+    def _release(self, requests: list[Any]) -> None:
         with self._meter.change() as change:
-            # All of them: what nobody waited for any more may be running still.
-            for _ in range(self.concurrency):
-                self._requests.take()
+            requests.clear()
+            del self._compiled
             self.resources.close()
         if change.growth is not None and change.growth <= -_WORTH_TELLING:
             logger.info("%s has given back %.1f MiB", self._name, -change.growth / 2**20)
 
-    def _return_later(self, request: Any, kept: list[Any]) -> None:
+    def _return_late(self, request: Any, kept: list[Any]) -> None:
         """Give back an infer request when it has come to its end; keep until then what it reads."""
-
         # It cannot be stopped: OpenVINO 2026.4's cancel() returns while the run goes on, and what is started after that
-        # waits for both.
-        def wait() -> None:
-            with suppress(RuntimeError):
-                request.wait()
-            self._requests.give_back(request)
-            kept.clear()
-
-        try:
-            threading.Thread(target=wait, name="late", daemon=True).start()
-        # The process may have no more threads.
-        except RuntimeError:
-            wait()
+        # waits for both. How it ends is nobody's concern any more.
+        with suppress(RuntimeError):
+            request.wait()
+        self._requests.give_back(request)
+        kept.clear()
 
     def _too_late(self, when: str) -> DeadlineExceeded:
         return DeadlineExceeded(f"the request's time was over {when}, on {self._name}")
@@ -246,6 +274,14 @@ class OpenVinoServable:
             if self._is_dynamic:
                 raise InvalidRequest(f"{self._name} cannot run inputs of these shapes: {_reason(exc)}") from exc
             raise InferenceFailed(f"{self._name} failed: {_reason(exc)}") from exc
+
+
+def _behind(do: Callable[[], None]) -> None:
+    try:
+        threading.Thread(target=do, name="late", daemon=True).start()
+    # The process may have no more threads.
+    except RuntimeError:
+        do()
 
 
 def _left(deadline: float | None) -> float:

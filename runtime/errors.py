@@ -14,6 +14,17 @@
     +-- InferenceFailed     the engine could not run a request that fits the signature
 """
 
+QUOTED = 256
+"""Bytes of a request that an error quotes at most; one that quotes several things of it takes less of each."""
+NAME = 80
+"""Bytes of a name in it."""
+
+
+def quoted(text: str, limit: int = QUOTED) -> str:
+    """Cut text of a request to what may be quoted of it, in bytes. What is no UTF-8 is replaced."""
+    raw = text[: limit + 1].encode(errors="replace")
+    return raw.decode() if len(raw) <= limit else f"{raw[:limit].decode(errors='ignore')}..."
+
 
 class InferenceError(Exception):
     """Base of this package's errors."""

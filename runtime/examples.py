@@ -17,17 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.codecs.dtypes import is_float, is_string, tf_name
-from runtime.errors import InvalidRequest
+from runtime.errors import NAME, InvalidRequest, quoted
 from runtime.servable import Servable
-from runtime.signature import DYNAMIC, Dtype, Signature, TensorSpec
+from runtime.signature import DYNAMIC, MAX_REPEATED, STRING_COST, Dtype, Signature, TensorSpec
 
 Example = Mapping[str, NDArray[Any]]
 """tensorflow.Example: features by name, each of rank 1 and float32, int64 or bytes (dtype object)."""
 
-MAX_REPEATED = 256 << 20
-"""Bytes that an input may have beyond those of its features: one feature of a context stands for many."""
-_STRING_COST = 32
-"""Bytes that an empty string takes in an engine."""
+MAX_EXAMPLES = 100_000
+"""In a request: with a context two bytes are an example."""
+MAX_SCORES = 1_000_000
+"""In an answer to `classify`, each of which is an object in it."""
 _MAX_NAMES = 256
 
 
@@ -54,6 +54,8 @@ def classify(
         raise InvalidRequest(f"Expected Tensor shape: [batch_size num_classes] but got {list(scores.shape)}")
     if len(scores) != len(examples):
         raise InvalidRequest(f"Expected scores output batch size of {len(examples)}. Got: {len(scores)}")
+    if scores.size > MAX_SCORES:
+        raise InvalidRequest(f"the answer would have {scores.size} scores; want {MAX_SCORES} at most")
     labels = [[""] * scores.shape[1]] * len(scores)
     if labels_name:
         if outputs[labels_name].shape != scores.shape:
@@ -91,7 +93,7 @@ def regress(
 
 def _signature(servable: Servable, name: str) -> Signature:
     if name not in servable.signatures:
-        raise InvalidRequest(f"No signature was found with the name: {name[:100]}")
+        raise InvalidRequest(f"No signature was found with the name: {quoted(name, NAME)}")
     return servable.signatures[name]
 
 
@@ -153,6 +155,8 @@ def _shape(spec: TensorSpec) -> str:
 def _inputs(signature: Signature, examples: Sequence[Example]) -> dict[str, NDArray[Any]]:
     if not examples:
         raise InvalidRequest("Input is empty.")
+    if len(examples) > MAX_EXAMPLES:
+        raise InvalidRequest(f"{len(examples)} examples are given; want {MAX_EXAMPLES} at most")
     return {name: _batch(name, spec, examples) for name, spec in signature.inputs.items()}
 
 
@@ -181,7 +185,7 @@ def _check_repetition(name: str, features: Sequence[NDArray[Any]]) -> None:
 
 def _size(feature: NDArray[Any]) -> int:
     if is_string(feature.dtype):
-        return sum(_STRING_COST + len(string) for string in feature.tolist())
+        return sum(STRING_COST + len(string) for string in feature.tolist())
     return feature.nbytes
 
 

@@ -6,11 +6,15 @@ Texts, where TensorFlow Serving has one: ``servables/tensorflow/predict_util.cc`
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from heapq import nsmallest
 from typing import Protocol
 
 from runtime.codecs.dtypes import tf_name
-from runtime.errors import InvalidRequest
+from runtime.errors import NAME, InvalidRequest, quoted
 from runtime.signature import Dtype, TensorSpec
+
+_MODELS = 1000
+"""Bytes of the names that the model has."""
 
 
 class Shaped(Protocol):
@@ -39,19 +43,21 @@ def check_inputs(specs: Mapping[str, TensorSpec], given: Mapping[str, Shaped]) -
 
 def check_names(specs: Mapping[str, TensorSpec], given: Collection[str]) -> None:
     """Raise InvalidRequest unless the names are those of the specs."""
-    if set(given) == specs.keys():
+    missing = [name for name in specs if name not in given]
+    if not missing and len(given) == len(specs):
         return
-    extra, missing = set(given) - specs.keys(), specs.keys() - set(given)
+    extra = (name for name in given if name not in specs)
+    lacking = _names(missing, _MODELS)
     if len(given) != len(specs):
         raise InvalidRequest(
             f"input size does not match signature: {len(given)}!={len(specs)} len({_names(given)}) != "
-            f"len({_names(specs)}). Sent extra: {_names(extra)}. Missing but required: {_names(missing)}."
+            f"len({_names(specs, _MODELS)}). Sent extra: {_names(extra)}. Missing but required: {lacking}."
         )
     first = min(missing)
     raise InvalidRequest(
         f"Signature input alias: {first}(feed name: {specs[first].name}) not found in request and no default value "
         f"provided. Inputs expected to be in the request {_names(given)}, or default input alias set: "
-        f"(sent extra: {_names(extra)}; missing but required: {_names(missing)})"
+        f"(sent extra: {_names(extra)}; missing but required: {lacking})"
     )
 
 
@@ -59,7 +65,6 @@ def _short(dtype: str) -> str:
     return dtype.removeprefix("DT_").lower()
 
 
-def _names(names: Iterable[str]) -> str:
-    # Names come from outside, any number of any length.
-    text = ",".join(sorted(names))
-    return f"{{{text[:256]}...}}" if len(text) > 256 else f"{{{text}}}"
+def _names(names: Iterable[str], limit: int = NAME) -> str:
+    # They may come from outside, any number of any length.
+    return f"{{{quoted(','.join(nsmallest(limit, names)), limit)}}}"

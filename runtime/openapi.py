@@ -32,11 +32,10 @@ _INFERENCE_ERRORS = {
     "404": "There is no such model or version",
     "408": "The body stopped coming",
     "413": "The body is larger than --max_body_size, as sent or inflated",
-    "429": "More is waiting to be batched than may",
     "499": "The client left before its body was complete; nobody sees this",
     "500": "The engine could not run the model, or there is a bug",
     "501": "The model's signature, or its dtypes, cannot be served this way",
-    "503": "Not now: the model is loading, cannot be loaded, or there are too many requests",
+    "503": "Not now: the model is loading or cannot be loaded, or too many requests or batches of them wait",
     "504": "It took longer than --rest_api_timeout_in_ms",
     "507": "The model is larger than the memory or the disk for models",
 }

@@ -34,7 +34,8 @@ _INFERENCES: Mapping[str, Callable[..., bytes]] = {
     "classify": classify_json,
     "regress": regress_json,
 }
-_RETRY_AFTER = {"retry-after": "1"}
+# By status. Of a body that is too large, or does not come, the rest is not waited for.
+_HEADERS = {503: {"retry-after": "1"}, 408: {"connection": "close"}, 413: {"connection": "close"}}
 _CORS = {
     "access-control-allow-origin": "*",
     "access-control-allow-methods": "POST, GET",
@@ -63,7 +64,7 @@ def create_app(
         timeout: seconds that a request has from when its model is there, 504 after that; 0 for no end.
         has_cors: whether pages of other origins may call.
     """
-    app = _App(title="Decant", redirect_slashes=False)
+    app = _App(title="Decant", redirect_slashes=False, redoc_url=None, swagger_ui_oauth2_redirect_url=None)
 
     @app.api_route("/v2/health/live", methods=["GET", "HEAD"])
     async def live() -> Response:
@@ -180,7 +181,7 @@ def _ok(content: bytes, accepted: str) -> Response:
 def _error(status: int, message: str) -> Response:
     # JSON has no surrogates, which a message may quote.
     body = orjson.dumps({"error": message.encode(errors="replace").decode()})
-    return Response(body, status, _RETRY_AFTER if status == 503 else None, "application/json")
+    return Response(body, status, _HEADERS.get(status), "application/json")
 
 
 def _header(request: Request, name: str) -> str:

@@ -12,6 +12,11 @@ from runtime.errors import InvalidRequest
 DYNAMIC = -1
 MAX_RANK = 32
 """Of a tensor in a request; numpy ends at 64, and Python's stack not far beyond that."""
+MAX_REPEATED = 16 << 20
+"""Bytes that a tensor may have by repetition, or as zeros: a request has them for nothing, and an engine takes tens of
+times as much to compute with them."""
+STRING_COST = 32
+"""Bytes that an empty string takes in an engine."""
 DEFAULT_SIGNATURE = "serving_default"
 PREDICT_METHOD = "tensorflow/serving/predict"
 CLASSIFY_METHOD = "tensorflow/serving/classify"

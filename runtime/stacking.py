@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 
 from runtime.errors import InvalidRequest
 from runtime.servable import Tensors
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Of inputs by name, less the 0th dimension."""
 
 
 def rows_of(inputs: Tensors) -> int:
@@ -23,6 +27,23 @@ def rows_of(inputs: Tensors) -> int:
         sizes = ", ".join(f"'{name}' has {len(array)}" for name, array in inputs.items())
         raise InvalidRequest(f"Batching Run() input tensors must have equal 0th-dimension size; input {sizes}")
     return rows.pop()
+
+
+def longest(inputs: Tensors, others: Shapes) -> Shapes:
+    """Return what each input has to be padded to beside others, less the 0th dimension.
+
+    Args:
+        others: what those are padded to; empty if there are none.
+    """
+    shapes = {name: array.shape[1:] for name, array in inputs.items()}
+    if not others or shapes == others:
+        return shapes
+    return {name: tuple(map(max, shape, others[name])) for name, shape in shapes.items()}
+
+
+def row_size(inputs: Tensors, shapes: Shapes) -> int:
+    """Return the bytes of a row of inputs of these shapes, and of these dtypes."""
+    return sum(math.prod(shapes[name]) * array.itemsize for name, array in inputs.items())
 
 
 def stack(parts: Sequence[Tensors], rows: int) -> Tensors:

@@ -8,6 +8,7 @@ neither: they take strings apart into one array of bytes and where each begins a
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -18,6 +19,20 @@ from runtime.errors import InvalidRequest
 
 _MOST = np.iinfo(np.int32).max
 """Bytes that all strings of a tensor may have together: positions are int32."""
+
+
+MANY = 1 << 18
+"""Strings from which on it matters that OpenVINO keeps the memory of the largest request, 32 bytes for each."""
+
+
+def are_many(arrays: Iterable[NDArray[Any]]) -> bool:
+    return any(array.dtype.hasobject and array.size > MANY for array in arrays)
+
+
+def forget() -> None:
+    """Let go of the memory that large requests have left here."""
+    _packing.cache_clear()
+    _unpacking.cache_clear()
 
 
 def pack(array: NDArray[Any]) -> tuple[Any, Any]:

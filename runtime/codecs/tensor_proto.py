@@ -26,10 +26,7 @@ from numpy.typing import NDArray
 from runtime.codecs import schema, varints
 from runtime.codecs.dtypes import from_tf_number, is_string, tf_name, tf_number
 from runtime.errors import InvalidRequest
-from runtime.signature import MAX_RANK, Dtype
-
-MAX_REPEATED = 256 << 20
-"""Bytes that a tensor may grow to by repetition or as zeros: they cost the sender nothing."""
+from runtime.signature import MAX_RANK, MAX_REPEATED, STRING_COST, Dtype
 
 # numpy's name -> the field.
 _FIELDS = {
@@ -63,8 +60,6 @@ _FOREIGN = {
     20: "DT_RESOURCE",
     21: "DT_VARIANT",
 }
-_STRING_COST = 32
-"""Bytes that an empty string takes in an engine, where each is one of its own: a std::string's."""
 _CHUNKS = 32 << 10
 
 
@@ -170,7 +165,7 @@ def _fill(name: str, values: NDArray[Any], count: int, dtype: Dtype) -> NDArray[
     if len(values) >= count:
         return values[:count]
     last: Any = values[-1] if len(values) else b"" if is_string(dtype) else 0
-    size = _STRING_COST + len(last) if is_string(dtype) else dtype.itemsize
+    size = STRING_COST + len(last) if is_string(dtype) else dtype.itemsize
     if count * size > MAX_REPEATED:
         raise _error(
             name,

@@ -9,7 +9,7 @@ import re
 import socket
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -201,3 +201,70 @@ def test_a_drain_waits_for_calls_whose_clients_have_gone_and_tells_if_they_have_
         assert not server.drain(0.3)
         Held.gate.open()
         assert server.drain(PATIENCE)
+
+
+def test_a_head_without_end_is_refused() -> None:
+    with stage(1) as s, listening(s) as server:
+        with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nx: ")
+            sent = 0
+            answer = b""
+            # Until it has heard enough: then it closes, and what is sent after that is for nobody.
+            with suppress(ConnectionError):
+                while sent < 100 << 20:
+                    connection.sendall(b"x" * 65536)
+                    sent += 65536
+            with suppress(ConnectionError):
+                answer = connection.recv(65536)
+        assert sent < 8 << 20
+        assert answer == b"" or answer.startswith(b"HTTP/1.1 431 ")
+        # For others all is as before.
+        assert ask(server, "POST", PREDICT, ONE)[0] == 200
+
+
+@pytest.mark.parametrize("size", [66_000, 200_000])
+def test_a_large_head_is_told_so(size: int) -> None:
+    with stage(1) as s, listening(s) as server, socket.create_connection(("127.0.0.1", server.port), PATIENCE) as c:
+        c.sendall(b"GET / HTTP/1.1\r\nx: " + b"x" * size)
+        assert c.recv(65536).startswith(b"HTTP/1.1 431 ")
+
+
+def test_a_head_of_nearly_the_limit_is_taken_and_so_is_the_next() -> None:
+    with (
+        stage(1) as s,
+        listening(s) as server,
+        closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)) as connection,
+    ):
+        for _ in range(3):
+            connection.request("POST", PREDICT, ONE, {"x": "x" * 60_000})
+            answer = connection.getresponse()
+            assert (answer.status, bool(answer.read())) == (200, True)
+
+
+def test_a_head_that_does_not_end_is_waited_for_so_long() -> None:
+    with stage(1) as s, listening(s, head_timeout=0.2) as server:
+        for begun in (b"", b"GET / HT", b"GET / HTTP/1.1\r\nx: y\r\n"):
+            assert ask_raw(server, begun) == b""
+
+
+def test_an_answer_may_take_longer_than_a_head() -> None:
+    with stage(1) as s, listening(s, head_timeout=0.1) as server:
+        gate = s.loader.hold(1)
+        with ThreadPoolExecutor(1) as threads:
+            asked = threads.submit(ask, server, "POST", PREDICT, ONE)
+            gate.wait_until_reached()
+            with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as connection:
+                # This one is closed, the other is not.
+                assert connection.recv(1) == b""
+            gate.open()
+            assert asked.result()[0] == 200
+
+
+@pytest.mark.parametrize("declared", [True, False], ids=["declared", "chunked"])
+def test_the_rest_of_a_body_that_is_too_large_is_not_read(declared: bool) -> None:
+    with stage(1) as s, listening(s, max_body=1000) as server:
+        head = f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\n".encode()
+        head += b"content-length: 1000000000\r\n\r\n" if declared else b"transfer-encoding: chunked\r\n\r\n3e9\r\n"
+        answer = ask_raw(server, head + b"x" * 1001)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"connection: close" in answer

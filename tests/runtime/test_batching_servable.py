@@ -98,6 +98,9 @@ class Crowd:
         answer: list[list[float]] = outputs["y"].tolist()
         return answer
 
+    def call_with(self, x: NDArray[Any]) -> Future[NDArray[Any]]:
+        return self._threads.submit(lambda: self.servable.predict(DEFAULT_SIGNATURE, {"x": x})["y"])
+
     def occupy(self) -> tuple[Gate, Future[list[list[float]]]]:
         """Take a slot with a request, 0, that is held."""
         gate = self.engine.hold()
@@ -135,6 +138,14 @@ def test_who_finds_a_slot_runs_at_once() -> None:
         assert people.predict([1, 2]) == [[2, 4]]
         assert people.predict([3], [4]) == [[6], [8]]
     assert people.engine.batches == [[[1, 2]], [[3], [4]]]
+
+
+@pytest.mark.parametrize("microseconds", [1, 5, 20])
+def test_who_waits_for_company_does_not_miss_its_end(microseconds: int) -> None:
+    """The time may be over between two looks at the clock; it is most often if it is short."""
+    with crowd(batch_timeout_micros=microseconds, queue_timeout=1.0) as people:
+        for number in range(2000):
+            assert people.predict([number]) == [[2 * number]]
 
 
 def test_an_array_is_not_copied_for_a_batch_of_its_own() -> None:
@@ -534,6 +545,70 @@ def test_a_request_that_only_fails_padded_runs_as_it_is() -> None:
         assert people.predict([1], [2]) == [[3]]
         assert people.predict([1], [2]) == [[3]]
     assert [len(batch) for batch in people.engine.batches] == [4, 2, 2]
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["first", "last"])
+def test_nobody_waits_beyond_its_deadline_for_a_batch_that_it_leads(order: tuple[int, int]) -> None:
+    with crowd() as people:
+        first_gate, first = people.occupy()
+        gate = people.engine.hold()
+        late = time.monotonic() + 0.3
+        calls = {}
+        for number, who in enumerate(order, 1):
+            calls[who] = people.call([who], deadline=late if who else None)
+            people.wait_for(0, number, 1)
+        first_gate.open()
+        gate.wait_until_reached()
+        # Although the batch is running still, which the other waits for.
+        with pytest.raises(DeadlineExceeded):
+            calls[1].result(10)
+        assert not calls[0].done()
+        gate.open()
+        assert calls[0].result() == [[0]]
+        assert first.result() == [[0]]
+
+
+@pytest.mark.parametrize("long", [(1, 1, 60_000), (1, 60_000, 1)], ids=str)
+def test_what_padding_would_make_large_is_not_padded(long: tuple[int, ...]) -> None:
+    """As one batch these would be hundreds of megabytes at least: of 60,000 x 60,000, or of 60,000 for each of 900."""
+    engine = Doubler(shape=(-1, -1, -1))
+    other = (1, 60_000, 1) if long[1] == 1 else (900, 1, 1)
+    sizes: list[int] = []
+
+    def compute(x: NDArray[Any]) -> NDArray[Any]:
+        sizes.append(x.nbytes)
+        return x * 2
+
+    engine.compute = compute
+    with crowd(engine, pad_variable_length_inputs=True) as people:
+        gate = engine.hold()
+        first = people.call_with(np.ones((1, 1, 1), np.float32))
+        gate.wait_until_reached()
+        calls = []
+        for number, shape in enumerate((long, other), 1):
+            calls.append(people.call_with(np.ones(shape, np.float32)))
+            people.wait_for(0, number, number)
+        gate.open()
+        assert first.result().shape == (1, 1, 1)
+        assert [call.result().shape for call in calls] == [long, other]
+    assert max(sizes) == 240_000
+
+
+def test_a_batch_that_takes_more_memory_than_there_is_is_run_one_by_one() -> None:
+    engine = Doubler()
+
+    def compute(x: NDArray[Any]) -> NDArray[Any]:
+        if len(x) > 1:
+            raise MemoryError("Unable to allocate 10.9 TiB")
+        return x * 2
+
+    engine.compute = compute
+    with crowd(engine) as people:
+        gate, first = people.occupy()
+        calls = [people.call([1]), people.call([2])]
+        people.wait_for(0, 2, 1)
+        gate.open()
+        assert [call.result() for call in (first, *calls)] == [[[0]], [[2]], [[4]]]
 
 
 def test_shorter_requests_are_padded_to_the_longest_if_wanted() -> None:

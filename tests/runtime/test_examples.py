@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from runtime.errors import InferenceError, InvalidRequest
-from runtime.examples import MAX_REPEATED, classify, regress
+from runtime.examples import MAX_EXAMPLES, MAX_SCORES, classify, regress
 from runtime.servable import LoadPhases, Tensors
-from runtime.signature import DEFAULT_SIGNATURE, Dtype, Signature, TensorSpec
+from runtime.signature import DEFAULT_SIGNATURE, MAX_REPEATED, Dtype, Signature, TensorSpec
 from tests.runtime.codecs.specs import BFLOAT16
 
 F16, F32, F64 = (np.dtype(f"f{size}") for size in (2, 4, 8))
@@ -276,6 +276,20 @@ def test_what_is_repeated_is_bounded_before_it_takes_memory(dtype: Dtype, featur
     with pytest.raises(KeyError):
         regress(servable, DEFAULT_SIGNATURE, own)
     assert len(servable.asked) == 1
+
+
+def test_there_may_be_so_many_examples_and_no_more() -> None:
+    servable = Scripted({"x": (F32, (-1, 1))}, {"y": (F32, (-1,))})
+    example = {"x": np.zeros(1, F32)}
+    with pytest.raises(InvalidRequest, match=f"{MAX_EXAMPLES + 1} examples are given; want {MAX_EXAMPLES} at most"):
+        regress(servable, DEFAULT_SIGNATURE, [example] * (MAX_EXAMPLES + 1))
+    assert servable.asked == []
+
+
+def test_an_answer_has_so_many_scores_and_no_more() -> None:
+    scores = np.zeros((2, MAX_SCORES // 2 + 1), F32)
+    with pytest.raises(InvalidRequest, match=f"would have {MAX_SCORES + 2} scores; want {MAX_SCORES} at most"):
+        classified({"y": (F32, None)}, {"y": scores})
 
 
 def test_a_long_signature_is_told_in_part() -> None:

@@ -7,6 +7,7 @@ Source: tensorflow_serving's ``servables/tensorflow/predict_util.cc``; the text 
 from __future__ import annotations
 
 import re
+import time
 
 import ml_dtypes
 import numpy as np
@@ -71,6 +72,15 @@ def test_a_long_list_of_names_is_cut() -> None:
     with pytest.raises(InvalidRequest) as caught:
         check_names(specs(x=F32), [f"name{i}" for i in range(100_000)])
     assert len(str(caught.value)) < 1000
+
+
+def test_a_million_names_take_little_time() -> None:
+    """A message of a few megabytes may have them."""
+    names = {f"{i}": None for i in range(1_000_000)}
+    began = time.process_time()
+    with pytest.raises(InvalidRequest, match="1000000!=1"):
+        check_names(specs(x=F32), names)
+    assert time.process_time() - began < 2
 
 
 @pytest.mark.parametrize(

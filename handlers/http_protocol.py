@@ -1,16 +1,19 @@
-"""uvicorn's HTTP protocol, with limits to a request's head: it has none for httptools, in bytes or in time."""
+"""uvicorn's HTTP protocol for httptools, with what that lacks: limits to a request's head, in bytes and in time; and
+bodies of requests that offer an upgrade, as Java's HttpClient does with HTTP/2 and as a server may ignore."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD = 64 << 10
 """Bytes of a request line and headers; more by what comes at once, 256 KiB at most."""
 HEAD_TIMEOUT = 20.0
 """Seconds that these may take from their first byte, or from the connection's beginning."""
+_OF_UPGRADES = (b"connection", b"upgrade", b"http2-settings")
 _REFUSAL = b"the request line and headers are larger than %d bytes\n" % MAX_HEAD
 
 
@@ -23,6 +26,8 @@ class BoundedProtocol(HttpToolsProtocol):
         # Bytes that have come of a head; None while a body comes.
         self._head: int | None = 0
         self._timer: asyncio.TimerHandle | None = None
+        # Whether the head that has just ended is to be read again, without the upgrade that it offers.
+        self._offers_upgrade = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -36,16 +41,42 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._head is not None:
             self._head += len(data)
             self._start_timer()
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._feed(data)
         if self._head is not None and self._head > MAX_HEAD and not self.transport.is_closing():
             self._refuse()
 
+    def _feed(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as exc:
+            # httptools takes what follows for another protocol's.
+            self._read_again(data[exc.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+
+    def _read_again(self, rest: bytes) -> None:
+        self._offers_upgrade = False
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        if method == b"CONNECT":
+            return self.send_400_response("CONNECT is for proxies.")
+        headers = [name + b": " + value for name, value in self.headers if name not in _OF_UPGRADES]
+        head = b"\r\n".join((b"%b %b HTTP/%b" % (method, self.url, version.encode()), *headers, b"", b""))
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._feed(head + rest)
+
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            self._offers_upgrade = True
+            return
         self._head = None
         self._stop_timer()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
+        if self._offers_upgrade:
+            return
         self._head = 0
         super().on_message_complete()
 

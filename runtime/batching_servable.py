@@ -252,7 +252,7 @@ class BatchingServable:
         tasks = batch.live()
         answers: Sequence[Tensors | None] = [None] * len(tasks)
         try:
-            answers = self._run(batch.key.signature_name, tasks, task)
+            answers = self._run(batch, tasks, task)
         finally:
             with self._lock:
                 self._free += 1
@@ -264,8 +264,9 @@ class BatchingServable:
             raise _over()
         return answers[tasks.index(task)]
 
-    def _run(self, signature_name: str, tasks: list[_Task], leader: _Task) -> Sequence[Tensors | None]:
+    def _run(self, batch: _Batch, tasks: list[_Task], leader: _Task) -> Sequence[Tensors | None]:
         """Return the part of each task; None for those to be run alone."""
+        signature_name = batch.key.signature_name
         rows = sum(task.rows for task in tasks)
         padded = self._parameters.padded(rows)
         if (padded - rows) * sum(task.size for task in tasks) > _MOST_FILLED * rows:
@@ -279,6 +280,7 @@ class BatchingServable:
             outputs = self._inner.predict(signature_name, inputs, leader.deadline)
         # One of them may be to blame, and only that one is to hear of it; or all of them together are too large.
         except (InvalidRequest, InferenceFailed, MemoryError) as exc:
+            batch.is_telling = not isinstance(exc, MemoryError)
             logger.info("a batch of %d requests to %s is run one by one, as it failed: %s", len(tasks), self._name, exc)
             return [None] * len(tasks)
         answers = unstack(outputs, [task.rows for task in tasks], padded)
@@ -292,7 +294,7 @@ class BatchingServable:
         outputs = self._inner.predict(batch.key.signature_name, task.inputs, task.deadline)
         with self._lock:
             batch.acquitted += 1
-            is_nobodys_fault = batch.acquitted == len(batch.tasks)
+            is_nobodys_fault = batch.is_telling and batch.acquitted == len(batch.tasks)
         if is_nobodys_fault:
             self._stop_batching(batch.key.signature_name, "a batch has failed whose requests all succeed alone")
         return outputs
@@ -357,6 +359,8 @@ class _Batch:
     leader: _Task | None = None
     """Who runs it; None as long as it waits for a slot."""
     taken_at: float = inf
+    is_telling: bool = True
+    """Whether it says something of the signature if it fails and its tasks succeed alone."""
     acquitted: int = 0
     """Tasks that have succeeded alone where it failed."""
 

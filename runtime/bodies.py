@@ -13,6 +13,9 @@ from runtime.errors import InvalidRequest, Overloaded, PayloadTooLarge, RequestT
 
 BODY_SILENCE = 20.0
 """Seconds without a byte of a body before its request is given up."""
+SLOWEST = 10 << 10
+"""Bytes of a body that have to come in a second, over the whole of it, beyond `BODY_SILENCE`: who is being read takes a
+place of those that there are."""
 MAX_BODIES = 8
 """How many bodies of the largest size may be in memory together, or the same bytes of any number of smaller ones."""
 
@@ -86,15 +89,18 @@ async def read(request: Request, max_body: int, take: Take) -> bytes:
         raise too_large(max_body)
     chunks, size = [], 0
     now = asyncio.get_running_loop().time
+    began = now()
     try:
-        async with asyncio.timeout_at(now() + BODY_SILENCE) as limit:
+        async with asyncio.timeout_at(began + BODY_SILENCE) as limit:
             async for chunk in request.stream():
-                limit.reschedule(now() + BODY_SILENCE)
                 size += len(chunk)
+                limit.reschedule(min(now(), began + size / SLOWEST) + BODY_SILENCE)
                 if size > max_body:
                     raise too_large(max_body)
                 take(len(chunk))
                 chunks.append(chunk)
     except TimeoutError:
-        raise RequestTimeout(f"nothing of the body came for {BODY_SILENCE:.0f} s") from None
+        raise RequestTimeout(
+            f"nothing of the body came for {BODY_SILENCE:.0f} s, or less than {SLOWEST} bytes a second: {size} bytes"
+        ) from None
     return b"".join(chunks)

@@ -158,7 +158,8 @@ class OpenVinoServable:
         inputs, outputs = _specs("input", compiled.inputs), _specs("output", compiled.outputs)
         self._signature = Signature(inputs, outputs)
         self.signatures = {DEFAULT_SIGNATURE: self._signature}
-        self._is_dynamic = any(spec.shape is None or DYNAMIC in spec.shape for spec in inputs.values())
+        specs = [*inputs.values(), *outputs.values()]
+        self._is_dynamic = any(spec.shape is None or DYNAMIC in spec.shape for spec in specs)
         self._outputs = list(outputs.items())
         self._is_by_rows = all(spec.shape and spec.shape[0] == DYNAMIC for spec in outputs.values())
         # One infer request runs one inference at a time; OpenVINO raises "Infer Request is busy" at two.
@@ -172,7 +173,7 @@ class OpenVinoServable:
         if signature_name != DEFAULT_SIGNATURE:
             raise SignatureNotFound(f'Serving signature key "{signature_name}" not found.')
         check_inputs(self._signature.inputs, inputs)
-        if not all(array.size for array in inputs.values()):
+        if _is_nothing(inputs):
             return self._answer_to_nothing(inputs)
         # A tensor that shares an array's memory does not keep the array alive; this list does.
         arrays = [np.require(inputs[name], requirements=["C", "W", "A"]) for name in self._signature.inputs]
@@ -189,19 +190,26 @@ class OpenVinoServable:
             if is_running:
                 _behind(lambda: self._return_late(request, arrays))
             elif strings.are_many([*inputs.values(), *outputs.values()]):
-                # It keeps what the largest of its requests took, for good.
-                del request
-                self._requests.give_back(self._compiled.create_infer_request())
+                # It keeps what the largest of its inferences took, for good.
+                request = self._fresh(request)
+                self._requests.give_back(request)
                 strings.forget()
                 trim()
             else:
                 self._requests.give_back(request)
 
+    def _fresh(self, request: Any) -> Any:
+        try:
+            return self._compiled.create_infer_request()
+        # Then the old one has to do.
+        except (RuntimeError, MemoryError):
+            return request
+
     def _answer_to_nothing(self, inputs: Tensors) -> Tensors:
         """Return no rows to inputs that have no rows.
 
-        The engine is not asked: of a tensor without elements some of its operations make nothing at all, and what is
-        left in the output is somebody else's.
+        The engine is not asked: of a tensor without elements some of its operations make nothing at all, and what is in
+        the output then is somebody else's.
         """
         if any(len(array) for array in inputs.values() if array.ndim) or not self._is_by_rows:
             shapes = ", ".join(f"'{name}' {array.shape}" for name, array in inputs.items())
@@ -270,10 +278,16 @@ class OpenVinoServable:
             request.wait()
             return False
         except RuntimeError as exc:
-            # With open dimensions only the graph itself can tell which sizes go together.
+            # With open dimensions only the graph itself can tell which sizes go together, or which values make some.
             if self._is_dynamic:
-                raise InvalidRequest(f"{self._name} cannot run inputs of these shapes: {_reason(exc)}") from exc
+                raise InvalidRequest(f"{self._name} cannot run these inputs: {_reason(exc)}") from exc
             raise InferenceFailed(f"{self._name} failed: {_reason(exc)}") from exc
+
+
+def _is_nothing(inputs: Tensors) -> bool:
+    # Not if a part is empty, as a decoder's past is at its first step. Of strings no operation makes anything then.
+    empty = [array for array in inputs.values() if not array.size]
+    return bool(empty) and (len(empty) == len(inputs) or any(is_string(array.dtype) for array in empty))
 
 
 def _behind(do: Callable[[], None]) -> None:
@@ -320,6 +334,7 @@ def _model_file(version: ModelVersion, directory: Path) -> Path:
 def _reason(exc: RuntimeError, directory: Path | None = None) -> str:
     """Return what OpenVINO says, less where in its sources it says so and less the directory, which is our own."""
     text = str(exc).replace(f"{directory}/", "") if directory else str(exc)
+    text = text.replace("Caught exception: ", "")
     lines = [line.strip() for line in text.splitlines()]
     telling = [line for line in lines if line and not line.startswith(("Exception from ", "Check '"))]
     return re.sub(r" (failed )?at src/\S+", r" \1", " ".join(telling or lines))[:500].strip()

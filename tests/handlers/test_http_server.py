@@ -268,3 +268,53 @@ def test_the_rest_of_a_body_that_is_too_large_is_not_read(declared: bool) -> Non
         answer = ask_raw(server, head + b"x" * 1001)
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b"connection: close" in answer
+
+
+H2C = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAEAAEAAAAIAAAABAAMAAABk\r\n"
+
+
+@pytest.mark.parametrize("pieces", [1, 7, 1000], ids=lambda size: f"{size} at a time")
+@pytest.mark.parametrize("upgrade", [H2C, b"connection: upgrade\r\nupgrade: websocket\r\n"], ids=["h2c", "websocket"])
+def test_an_offer_to_upgrade_is_ignored(upgrade: bytes, pieces: int) -> None:
+    """As Java's HttpClient makes one with its first request, and curl with --http2."""
+    request = b"POST %b HTTP/1.1\r\nhost: x\r\n%bcontent-length: %d\r\n\r\n%b" % (
+        PREDICT.encode(),
+        upgrade,
+        len(ONE),
+        ONE,
+    )
+    # Another behind it, which is answered too.
+    request += b"GET %b HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n" % MODEL.encode()
+    with (
+        stage(1) as s,
+        listening(s) as server,
+        socket.create_connection(("127.0.0.1", server.port), PATIENCE) as connection,
+    ):
+        for at in range(0, len(request), pieces):
+            connection.sendall(request[at : at + pieces])
+        answers = b"".join(iter(lambda: connection.recv(65536), b""))
+    first, _, second = answers.partition(b'"predictions"')
+    assert first.startswith(b"HTTP/1.1 200 OK")
+    assert b"HTTP/1.1 200 OK" in second
+    assert b"model_version_status" in second
+
+
+def test_connect_is_refused(server: HttpServer) -> None:
+    assert ask_raw(server, b"CONNECT x:80 HTTP/1.1\r\nhost: x\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(90)
+def test_a_body_that_trickles_is_given_up() -> None:
+    with stage(1) as s, listening(s, max_in_flight=1) as server:
+        with socket.create_connection(("127.0.0.1", server.port), 60) as connection:
+            connection.sendall(b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n" % PREDICT.encode())
+            connection.settimeout(5)
+            answer = b""
+            for _ in range(12):
+                connection.sendall(b"[")
+                with suppress(TimeoutError):
+                    answer = connection.recv(65536)
+                    break
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert ask(server, "POST", PREDICT, ONE)[0] == 200

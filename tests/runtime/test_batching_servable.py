@@ -609,6 +609,14 @@ def test_a_batch_that_takes_more_memory_than_there_is_is_run_one_by_one() -> Non
         people.wait_for(0, 2, 1)
         gate.open()
         assert [call.result() for call in (first, *calls)] == [[[0]], [[2]], [[4]]]
+        # That there was none for once is no reason to run no batches any more.
+        engine.compute = lambda x: x * 2
+        gate, _ = people.occupy()
+        calls = [people.call([1]), people.call([2])]
+        people.wait_for(0, 2, 1)
+        gate.open()
+        assert [call.result() for call in calls] == [[[2]], [[4]]]
+    assert engine.batches[-1] == [[1], [2]]
 
 
 def test_shorter_requests_are_padded_to_the_longest_if_wanted() -> None:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from model_cache.disk import DiskCache
 from model_cache.errors import LoadFailed
 from runtime.engine import OpenVinoLoader, OpenVinoServable, openvino
-from runtime.errors import DeadlineExceeded, InferenceFailed, InvalidRequest, Overloaded, SignatureNotFound
+from runtime.errors import DeadlineExceeded, InvalidRequest, Overloaded, SignatureNotFound
 from runtime.memory import resident, trim
 from runtime.signature import DEFAULT_SIGNATURE, TensorSpec
 from tests.conftest import DIGITS
@@ -201,7 +201,7 @@ def test_with_one_thread_a_request_that_fails_does_not_get_the_last_ones_answer(
 def test_a_request_that_fits_and_cannot_be_run_is_nobodys_bad_input(tmp_path: Path) -> None:
     x = np.arange(4, dtype=np.float32)
     with models.serving(models.reshaper(), tmp_path) as servable:
-        with pytest.raises(InferenceFailed, match="model/1 failed"):
+        with pytest.raises(InvalidRequest, match="model/1 cannot run these inputs: (?!Caught)"):
             predict(servable, x=x, shape=np.array([3, 3]))
         assert predict(servable, x=x, shape=np.array([2, 2]))["y"].tolist() == [[0, 1], [2, 3]]
 
@@ -716,3 +716,19 @@ def test_what_the_engine_would_answer_with_what_was_there_before_is_refused(
         dtype = servable.signatures[DEFAULT_SIGNATURE].inputs["x"].dtype
         with pytest.raises(InvalidRequest, match=rf"model/1 cannot run inputs without elements: 'x' \({shape[0]},"):
             predict(servable, x=np.empty(shape, dtype))
+
+
+def test_a_part_may_be_empty(tmp_path: Path) -> None:
+    """As the past of a decoder is at its first step."""
+    from openvino import opset13 as ops
+
+    sizes = openvino().PartialShape([-1, 2])
+    past, new = (ops.parameter(sizes, openvino().Type.f32, name=name) for name in ("past", "new"))
+    for node in (past, new):
+        node.output(0).get_tensor().set_names({node.get_friendly_name()})
+    y = ops.concat([past, new], 0)
+    y.output(0).get_tensor().set_names({"y"})
+    with models.serving(openvino().Model([y], [past, new], "decoder"), tmp_path) as servable:
+        x = np.ones((3, 2), np.float32)
+        assert predict(servable, past=x, new=x)["y"].shape == (6, 2)
+        assert predict(servable, past=x[:0], new=x)["y"].tolist() == x.tolist()

@@ -198,10 +198,10 @@ def test_with_one_thread_a_request_that_fails_does_not_get_the_last_ones_answer(
     assert run_python(MISMATCH, tmp_path).splitlines() == ["[2.0, 2.0]", "refused", "[2.0, 2.0, 2.0]"]
 
 
-def test_a_request_that_fits_and_cannot_be_run_is_nobodys_bad_input(tmp_path: Path) -> None:
+def test_values_that_the_graph_refuses_are_bad_input(tmp_path: Path) -> None:
     x = np.arange(4, dtype=np.float32)
     with models.serving(models.reshaper(), tmp_path) as servable:
-        with pytest.raises(InvalidRequest, match="model/1 cannot run these inputs: (?!Caught)"):
+        with pytest.raises(InvalidRequest, match=r"model/1 cannot run these inputs: (?!Caught)"):
             predict(servable, x=x, shape=np.array([3, 3]))
         assert predict(servable, x=x, shape=np.array([2, 2]))["y"].tolist() == [[0, 1], [2, 3]]
 

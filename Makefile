@@ -9,7 +9,7 @@ PORT ?= 8501
 GRPC_PORT ?= 8500
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint bench examples lock image clean
+.PHONY: help setup serve test fuzz lint bench examples lock image clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 12
@@ -46,6 +46,9 @@ serve: $(VENV)/.installed  ## serve the bundled digits model and print a curl to
 
 test: setup  ## run the tests
 	@$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+
+fuzz: setup  ## feed the decoders what is nearly right, for MINUTES=10; what goes wrong is kept for the tests
+	@$(BIN)/python -m tests.runtime.codecs.fuzz --minutes $(or $(MINUTES),10)
 
 lint: $(VENV)/.installed  ## ruff, mypy --strict, import contracts
 	@$(BIN)/ruff check .

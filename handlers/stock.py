@@ -10,7 +10,7 @@ from handlers.configuration import models_of
 from handlers.settings import Settings, SettingsError
 from model_cache.disk import Entry
 from model_cache.errors import ModelNotFound
-from model_cache.repository import ModelRepository
+from model_cache.repository import ModelRepository, ModelVersion
 
 SHOWN = 12
 """Digits of a digest that are shown, and are enough to name it."""
@@ -25,14 +25,20 @@ def pull(settings: Settings, version: int | None) -> Iterator[str]:
     """
     for model in models_of(settings):
         repository = open_repository(model, settings)
-        for number in dict.fromkeys((version, *(model.labels.values() if version is None else ()))):
-            yield _pull(settings, repository, number)
+        labelled = [] if version is not None else map(repository.find, model.labels.values())
+        # The newest may have a label, or several.
+        for found in dict.fromkeys((_find(repository, version), *labelled)):
+            yield _pull(settings, found)
 
 
-def _pull(settings: Settings, repository: ModelRepository, version: int | None) -> str:
+def _find(repository: ModelRepository, version: int | None) -> ModelVersion:
     found = repository.find(version) if version is not None else next(iter(repository.candidates()), None)
     if found is None:
         raise ModelNotFound(f"no directory named by a number in {repository}")
+    return found
+
+
+def _pull(settings: Settings, found: ModelVersion) -> str:
     # Waits until it is on the disk itself: images and volumes are made of what is there.
     with open_disk_cache(settings, is_durable=True).lease(found) as files:
         what = f"{found}: {found.size} bytes"

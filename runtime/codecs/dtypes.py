@@ -9,7 +9,6 @@ import numpy as np
 
 from runtime.signature import Dtype
 
-DT_INVALID = 0
 BFLOAT16 = 14
 
 _DTYPES = {

@@ -286,7 +286,9 @@ def test_all_models_of_a_file_are_pulled_with_the_versions_that_have_labels(s3: 
     (tmp_path / "models.config").write_text(
         "model_config_list {"
         "  config { name: 'one' base_path: 's3://models/digits' }"
-        "  config { name: 'two' base_path: 's3://models/labelled' version_labels { key: 'stable' value: 1 } }"
+        "  config { name: 'two' base_path: 's3://models/labelled'"
+        # The newest too, which is fetched once all the same.
+        "    version_labels { key: 'stable' value: 1 } version_labels { key: 'canary' value: 3 } }"
         "}"
     )
     flags: list[str | Path] = ["--model_config_file", tmp_path / "models.config", "--cache_dir", tmp_path / "cache"]

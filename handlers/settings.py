@@ -264,7 +264,7 @@ class Settings:
         0,
         "bytes of loaded models to keep; 0 for 70 percent of the memory there is, or 40 if the disk takes it too",
     )
-    # Forty 224x224 images as JSON. Reading one may take twenty times its size in memory, if it is not plain numbers.
+    # Forty 224x224 images as JSON.
     max_body_size: int = option(BYTES, 64 << 20, "bytes that the body of a REST request may have")
     # Each holds its body in memory, and a caller who waits longer than this many others is better told so.
     max_in_flight: int = option(

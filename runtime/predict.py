@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from runtime import examples
 from runtime.codecs import json_answer, json_examples, json_tensor
-from runtime.errors import SignatureNotFound
+from runtime.errors import NAME, SignatureNotFound, quoted
 from runtime.server import ModelServer
 from runtime.signature import Signature
 
@@ -29,7 +29,8 @@ def predict_json(
     with server.lease(name, version, label=label) as lease:
         deadline = _deadline(timeout)
         signature = _signature(lease.servable.signatures, request.signature_name)
-        outputs = lease.servable.predict(request.signature_name, request.inputs(signature.inputs), deadline)
+        inputs = request.inputs(signature.inputs, deadline)
+        outputs = lease.servable.predict(request.signature_name, inputs, deadline)
     return json_answer.encode(outputs, request.is_row)
 
 
@@ -69,5 +70,5 @@ def _deadline(timeout: float | None) -> float | None:
 
 def _signature(signatures: Mapping[str, Signature], name: str) -> Signature:
     if name not in signatures:
-        raise SignatureNotFound(f'Serving signature name: "{name[:100]}" not found in signature def')
+        raise SignatureNotFound(f'Serving signature name: "{quoted(name, NAME)}" not found in signature def')
     return signatures[name]

@@ -23,7 +23,8 @@ Json = Any
 
 _BOM = b"\xef\xbb\xbf"
 _BLANKS = re.compile(r"[ \t\n\r]*+")
-_STRING = r'"(?:[^"\\]++|\\.)*+"'
+# To the end if nothing ends it: given up, it would be begun again at each quotation mark in it.
+_STRING = r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)'
 _EXTRA = re.compile(_STRING + r"|-NaN|Inf(?!i)", re.DOTALL)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from itertools import chain
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 from runtime.codecs import json_dialect
 from runtime.codecs.dtypes import is_float, is_string, tf_name
 from runtime.codecs.json_dialect import Json
-from runtime.codecs.json_values import clip, excerpt, is_base64, kind, to_bytes
-from runtime.errors import InvalidRequest
+from runtime.codecs.json_limits import check
+from runtime.codecs.json_values import BESIDE_NAME, excerpt, is_base64, kind, to_bytes
+from runtime.errors import NAME, InvalidRequest, quoted
 from runtime.servable import Tensors
 from runtime.signature import DEFAULT_SIGNATURE, MAX_RANK, Dtype, TensorSpec
 
 _MANY = 1 << 16
-# Of a request's own names, which a message may hold two of.
-_NAME = 100
 
 
 def parse(body: bytes, is_strict: bool = False) -> Mapping[str, Json]:
@@ -48,12 +47,14 @@ def signature_name(document: Mapping[str, Json]) -> str:
     return name or DEFAULT_SIGNATURE
 
 
-def read(document: Mapping[str, Json], specs: Mapping[str, TensorSpec]) -> Tensors:
+def read(document: Mapping[str, Json], specs: Mapping[str, TensorSpec], deadline: float | None = None) -> Tensors:
     """Return the arrays that ``specs`` want, at least one, from "instances" or "inputs".
 
     Raises:
         InvalidRequest: not one of the two, or names, dtypes or nesting are not what ``specs`` want.
+        DeadlineExceeded: it is over.
     """
+    check(deadline)
     if "instances" in document and "inputs" in document:
         raise InvalidRequest(
             f"JSON Value: {excerpt(document)} Not formatted correctly expecting only one of "
@@ -65,9 +66,9 @@ def read(document: Mapping[str, Json], specs: Mapping[str, TensorSpec]) -> Tenso
             raise InvalidRequest(f"JSON Value: {excerpt(document)} Expecting 'instances' to be an list/array")
         if not rows:
             raise InvalidRequest(f"JSON Value: {excerpt(document)} No values in 'instances' array")
-        return _read_rows(rows, specs)
+        return _read_rows(rows, specs, deadline)
     if "inputs" in document:
-        return _read_columns(document["inputs"], specs)
+        return _read_columns(document["inputs"], specs, deadline)
     raise InvalidRequest("Missing 'inputs' or 'instances' key")
 
 
@@ -76,22 +77,22 @@ def _is_named(value: Json) -> bool:
     return isinstance(value, dict) and not is_base64(value)
 
 
-def _read_rows(rows: list[Json], specs: Mapping[str, TensorSpec]) -> Tensors:
+def _read_rows(rows: list[Json], specs: Mapping[str, TensorSpec], deadline: float | None) -> Tensors:
     if len(specs) != 1 and not _is_named(rows[0]):
         raise InvalidRequest(
             "instances is a plain list, but expecting list of objects as multiple input tensors required as per "
             f"tensorinfo_map: {_wanted(specs)}"
         )
     try:
-        return _stack(rows, specs)
+        return _stack(rows, specs, deadline)
     except InvalidRequest:
-        bad = _first_bad(rows, specs)
+        bad = _first_bad(rows, specs, deadline)
         _explain(bad, rows, specs)
         # Each is good and all together are not: of a shape that is not wanted.
         raise
 
 
-def _stack(rows: list[Json], specs: Mapping[str, TensorSpec]) -> Tensors:
+def _stack(rows: list[Json], specs: Mapping[str, TensorSpec], deadline: float | None) -> Tensors:
     """Return all rows as arrays, or complain of something in one of them."""
     if _is_named(rows[0]):
         # Of a key given twice in a row the first value counts here too. TensorFlow Serving puts both into the one
@@ -104,16 +105,16 @@ def _stack(rows: list[Json], specs: Mapping[str, TensorSpec]) -> Tensors:
             raise InvalidRequest("instances are values and objects")
         columns = dict.fromkeys(specs, rows)
     # What is true of a tensor's nesting is true of the list of its slices, so rows are read as a column is.
-    return {name: _tensor(column, specs[name]) for name, column in columns.items()}
+    return {name: _tensor(column, specs[name], deadline) for name, column in columns.items()}
 
 
-def _first_bad(rows: list[Json], specs: Mapping[str, TensorSpec]) -> int:
+def _first_bad(rows: list[Json], specs: Mapping[str, TensorSpec], deadline: float | None) -> int:
     """Return the first row that does not go with those before it, looking at each row about once."""
     good, bad = 0, len(rows)
     while bad - good > 1:
         middle = (good + bad) // 2
         try:
-            _stack([rows[0], *rows[good:middle]], specs)
+            _stack([rows[0], *rows[good:middle]], specs, deadline)
             good = middle
         except InvalidRequest:
             bad = middle
@@ -127,7 +128,7 @@ def _explain(i: int, rows: list[Json], specs: Mapping[str, TensorSpec]) -> None:
         if not _is_named(row):
             raise InvalidRequest(f"Expecting object but got list at item {i} of input list")
         for name, value in row.items():
-            _explain_value(value, rows[0].get(name), name, specs.get(name), f"{i} key: {clip(name, _NAME)}")
+            _explain_value(value, rows[0].get(name), name, specs.get(name), f"{i} key: {quoted(name, NAME)}")
         if row.keys() != specs.keys():
             raise InvalidRequest(
                 f"Failed to process element: {i} of 'instances' list. JSON object: {excerpt(row)} "
@@ -143,7 +144,7 @@ def _explain(i: int, rows: list[Json], specs: Mapping[str, TensorSpec]) -> None:
 def _explain_value(value: Json, first: Json, name: str, spec: TensorSpec | None, where: str) -> None:
     try:
         if spec is None:
-            raise InvalidRequest(f"JSON object: does not have named input: {clip(name, _NAME)}")
+            raise InvalidRequest(f"JSON object: does not have named input: {quoted(name, NAME)}")
         shape = _shape(value, spec, MAX_RANK - 1)
         _flat(value, shape, spec)
         want = _shape(first, spec, MAX_RANK - 1)
@@ -162,7 +163,7 @@ def _brackets(shape: list[int]) -> str:
     return f"[{','.join(map(str, shape))}]"
 
 
-def _read_columns(columns: Json, specs: Mapping[str, TensorSpec]) -> Tensors:
+def _read_columns(columns: Json, specs: Mapping[str, TensorSpec], deadline: float | None) -> Tensors:
     if not _is_named(columns):
         if len(specs) != 1:
             raise InvalidRequest(
@@ -173,14 +174,15 @@ def _read_columns(columns: Json, specs: Mapping[str, TensorSpec]) -> Tensors:
     for name in specs:
         if name not in columns:
             raise InvalidRequest(f"Missing named input: {name} in 'inputs' object. Want {_wanted(specs)}")
-    return {name: _tensor(columns[name], spec) for name, spec in specs.items()}
+    return {name: _tensor(columns[name], spec, deadline) for name, spec in specs.items()}
 
 
 def _wanted(specs: Mapping[str, TensorSpec]) -> str:
     return ", ".join(f"'{spec.name}' {tf_name(spec.dtype)} {spec.shape}" for spec in specs.values())
 
 
-def _tensor(value: Json, spec: TensorSpec) -> NDArray[Any]:
+def _tensor(value: Json, spec: TensorSpec, deadline: float | None) -> NDArray[Any]:
+    check(deadline)
     shape = _shape(value, spec, MAX_RANK)
     if math.prod(shape) > _MANY:
         # Walking through so many takes seconds, so first see whether they are of any use.
@@ -190,10 +192,9 @@ def _tensor(value: Json, spec: TensorSpec) -> NDArray[Any]:
 
 def _flat(value: Json, shape: list[int], spec: TensorSpec) -> list[Any]:
     """Return the values of lists that are to have this shape."""
-    flat = _flatten_at_once(value, shape, spec.dtype)
+    flat = _flatten(value, shape, spec.dtype)
     if flat is None:
-        flat = []
-        _flatten(value, shape, 0, spec, flat)
+        _complain(value, shape, 0, spec)
     return flat
 
 
@@ -210,47 +211,54 @@ def _shape(value: Json, spec: TensorSpec, max_rank: int) -> list[int]:
     return shape
 
 
-def _flatten_at_once(value: Json, shape: list[int], dtype: Dtype) -> list[Any] | None:
-    """Return the values level by level, in loops of C, if nothing about them needs a closer look."""
+def _flatten(value: Json, shape: list[int], dtype: Dtype) -> list[Any] | None:
+    """Return the values level by level, in loops of C; None if one is not what is wanted."""
     values = [value]
     for size in shape:
         if not set(map(type, values)) <= {list} or not set(map(len, values)) <= {size}:
             return None
         values = list(chain.from_iterable(values))
-    if not _are_plain(values, dtype):
+    if not _are_good(values, dtype):
         return None
     return list(map(to_bytes, values)) if is_string(dtype) else values
 
 
-def _flatten(value: Json, shape: list[int], level: int, spec: TensorSpec, flat: list[Any]) -> None:
+def _complain(value: Json, shape: list[int], level: int, spec: TensorSpec) -> NoReturn:
+    """Raise InvalidRequest for the first thing that `_flatten` has not taken."""
     if level == len(shape):
-        flat.append(_scalar(value, level, spec))
-        return
+        _complain_of_scalar(value, level, spec)
     if not isinstance(value, list):
         raise InvalidRequest(
-            f"JSON Value: {excerpt(value)} found at incorrect level: {level} in the JSON DOM. "
+            f"JSON Value: {excerpt(value, BESIDE_NAME)} found at incorrect level: {level} in the JSON DOM. "
             f"Expected at level: {len(shape)}"
         )
     if len(value) != shape[level]:
         raise InvalidRequest(
             f"Encountered list at unexpected size: {len(value)} at level: {level} expected size: {shape[level]}"
         )
-    for child in value:
-        _flatten(child, shape, level + 1, spec, flat)
+    good, bad = 0, len(value)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        if _flatten(value[good:middle], [middle - good, *shape[level + 1 :]], spec.dtype) is None:
+            bad = middle
+        else:
+            good = middle
+    _complain(value[good], shape, level + 1, spec)
 
 
-def _are_plain(values: list[Json], dtype: Dtype) -> bool:
-    """Whether all values are of the one kind that needs no look at each, and in the dtype's range."""
+def _are_good(values: list[Json], dtype: Dtype) -> bool:
+    """Whether all values are of a type that is taken for the dtype, and in its range."""
     if not set(map(type, values)) <= _types(dtype):
         return False
     return dtype.kind not in "iu" or not values or _is_in_range(min(values), max(values), dtype)
 
 
 def _types(dtype: Dtype) -> set[type]:
+    # Not isinstance: to Python a bool is an int.
     if dtype == np.bool_:
         return {bool}
     if is_string(dtype):
-        return {str}
+        return {str, dict}
     return {int, float} if is_float(dtype) else {int}
 
 
@@ -259,25 +267,21 @@ def _is_in_range(low: int, high: int, dtype: Dtype) -> bool:
     return bool(limits.min <= low and high <= limits.max)
 
 
-def _scalar(value: Json, level: int, spec: TensorSpec) -> bool | int | float | bytes:
+def _complain_of_scalar(value: Json, level: int, spec: TensorSpec) -> NoReturn:
     dtype = spec.dtype
     if isinstance(value, list):
         raise InvalidRequest(f"Encountered list at unexpected level: {level} expected < {level}")
-    if is_string(dtype) and isinstance(value, str | dict):
-        return to_bytes(value)
-    # Not isinstance: to Python a bool is an int.
     if type(value) not in _types(dtype):
         raise InvalidRequest(
-            f"JSON Value: {excerpt(value)} Type: {kind(value)} is not of expected type: {_type_name(dtype)}"
+            f"JSON Value: {excerpt(value, BESIDE_NAME)} Type: {kind(value)} is not of expected type: "
+            f"{_type_name(dtype)}"
         )
-    if dtype.kind in "iu" and not _is_in_range(value, value, dtype):
-        # TensorFlow Serving lets the narrow ones wrap.
-        limits = np.iinfo(dtype)  # type: ignore[type-var]
-        raise InvalidRequest(
-            f"JSON Value: {excerpt(value)} Type: Number is not of expected type: {_type_name(dtype)} "
-            f"({limits.min} to {limits.max})"
-        )
-    return value  # type: ignore[no-any-return]
+    # TensorFlow Serving lets the narrow ones wrap.
+    limits = np.iinfo(dtype)  # type: ignore[type-var]
+    raise InvalidRequest(
+        f"JSON Value: {excerpt(value, BESIDE_NAME)} Type: Number is not of expected type: {_type_name(dtype)} "
+        f"({limits.min} to {limits.max})"
+    )
 
 
 def _type_name(dtype: Dtype) -> str:

@@ -18,13 +18,11 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.codecs import json_answer, json_exact
+from runtime.codecs import json_answer, json_exact, json_limits
 from runtime.codecs.json_dialect import Json
-from runtime.codecs.json_values import clip, excerpt, is_base64, kind, to_bytes
-from runtime.errors import InvalidRequest
+from runtime.codecs.json_values import excerpt, is_base64, kind, to_bytes
+from runtime.errors import NAME, InvalidRequest, quoted
 from runtime.examples import Example, ScoredLabel
-
-_NAME = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +36,14 @@ def parse_examples(body: bytes) -> ParsedExamples:
     """Parse a classify or regress request.
 
     Raises:
-        InvalidRequest: not JSON, or not of the form above.
+        InvalidRequest: not JSON, or not of the form above, or there are too many values.
+        Overloaded: see `json_limits.alone`.
     """
-    document = json_exact.parse(body)
+    with json_limits.alone(body):
+        return _parse(json_exact.parse(body))
+
+
+def _parse(document: Mapping[str, Json]) -> ParsedExamples:
     signature_name = json_exact.signature_name(document)
     context: Example = {}
     if "context" in document:
@@ -70,7 +73,7 @@ def _check(value: Json) -> None:
     if not isinstance(value, dict):
         raise InvalidRequest(f"Example must be JSON object but got JSON {kind(value)}")
     for name, content in value.items():
-        _feature(name, content)
+        _values(name, content)
 
 
 class _Examples(Sequence[Example]):
@@ -119,6 +122,15 @@ class _Features(Mapping[str, NDArray[Any]]):
 
 
 def _feature(name: str, content: Json) -> NDArray[Any]:
+    wanted, values = _values(name, content)
+    if wanted == "bytes":
+        return np.array(values, object)
+    with np.errstate(over="ignore"):
+        return np.array(values, np.float64).astype(np.float32) if wanted == "float" else np.array(values, np.int64)
+
+
+def _values(name: str, content: Json) -> tuple[str, list[Any]]:
+    """Return the kind of a feature, and its values."""
     values = content if isinstance(content, list) else [content]
     wanted = "float"
     for i, value in enumerate(values):
@@ -127,14 +139,11 @@ def _feature(name: str, content: Json) -> NDArray[Any]:
             wanted = given
         elif given != wanted:
             raise InvalidRequest(
-                f"Unexpected element type in feature: {clip(name, _NAME)} expecting type: {wanted}, and it has {given}"
+                f"Unexpected element type in feature: {quoted(name, NAME)} expecting type: {wanted}, and it has {given}"
             )
         if given == "int64" and value >= 1 << 63:
-            raise InvalidRequest(f"Feature: {clip(name, _NAME)} has uint64 element. Only int64 is supported.")
-    if wanted == "bytes":
-        return np.array([to_bytes(value) for value in values], object)
-    with np.errstate(over="ignore"):
-        return np.array(values, np.float64).astype(np.float32) if wanted == "float" else np.array(values, np.int64)
+            raise InvalidRequest(f"Feature: {quoted(name, NAME)} has uint64 element. Only int64 is supported.")
+    return wanted, list(map(to_bytes, values)) if wanted == "bytes" else values
 
 
 def _feature_kind(name: str, value: Json) -> str:
@@ -145,7 +154,7 @@ def _feature_kind(name: str, value: Json) -> str:
         return "float"
     if isinstance(value, int):
         return "int64"
-    raise InvalidRequest(f"Feature: {clip(name, _NAME)} has element with unexpected JSON type: {kind(value)}")
+    raise InvalidRequest(f"Feature: {quoted(name, NAME)} has element with unexpected JSON type: {kind(value)}")
 
 
 def encode_classifications(results: Sequence[Sequence[ScoredLabel]]) -> bytes:

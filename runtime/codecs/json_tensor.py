@@ -20,9 +20,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from runtime.codecs import json_exact, json_fast
+from runtime.codecs import json_exact, json_fast, json_limits
 from runtime.codecs.json_dialect import Json
-from runtime.errors import InvalidRequest
+from runtime.errors import NAME, InvalidRequest, quoted
 from runtime.servable import Tensors
 from runtime.signature import DEFAULT_SIGNATURE, TensorSpec
 
@@ -37,38 +37,49 @@ class ParsedPredict:
     """Whether the answer goes in rows; a request that does not say so clearly has no inputs either."""
     fast: json_fast.Document | None
     exact: Mapping[str, Json] | None
+    """Not of a large body, which is parsed again: its text takes less room until there is a model."""
 
-    def inputs(self, specs: Mapping[str, TensorSpec]) -> Tensors:
+    def inputs(self, specs: Mapping[str, TensorSpec], deadline: float | None = None) -> Tensors:
         """Return the arrays of the signature's inputs, of their dtypes.
 
         Shapes are the request's: whether they are the signature's is the servable's to say.
 
         Raises:
             InvalidRequest: there are not either rows or columns in it; names, dtypes or nesting are not what ``specs``
-                want.
+                want; or there are too many values.
+            DeadlineExceeded: it is over, in seconds of the monotonic clock.
+            Overloaded: see `json_limits.alone`.
         """
         if not specs:
-            name = "DEFAULT" if self.signature_name == DEFAULT_SIGNATURE else self.signature_name
+            name = "DEFAULT" if self.signature_name == DEFAULT_SIGNATURE else quoted(self.signature_name, NAME)
             raise InvalidRequest(f"Failed to get input map for signature: {name}")
         if self.fast is not None:
-            tensors = json_fast.read(self.fast, specs)
+            tensors = json_fast.read(self.fast, specs, deadline)
             if tensors is not None:
                 return tensors
             # Its tape is several times as large as the body.
             self.fast = None
-        if self.exact is None:
-            self.exact = json_exact.parse(self.body, is_strict=True)
-        return json_exact.read(self.exact, specs)
+        with json_limits.alone(self.body, deadline):
+            # Whatever has parsed it once takes nothing that rapidjson refuses.
+            document = json_exact.parse(self.body, is_strict=True) if self.exact is None else self.exact
+            return json_exact.read(document, specs, deadline)
 
 
 def parse_predict(body: bytes) -> ParsedPredict:
     """Parse a predict request as far as TensorFlow Serving does before it looks for the model.
 
     Raises:
-        InvalidRequest: not a JSON object, or its signature_name is no string.
+        InvalidRequest: not a JSON object, or its signature_name is no string, or there are too many values.
+        Overloaded: see `json_limits.alone`.
     """
     fast = json_fast.parse(body)
     if fast is not None:
         return ParsedPredict(body, fast.signature_name, fast.is_row, fast, None)
+    with json_limits.alone(body) as is_large:
+        return _parse_exactly(body, is_large)
+
+
+def _parse_exactly(body: bytes, is_large: bool) -> ParsedPredict:
     document = json_exact.parse(body)
-    return ParsedPredict(body, json_exact.signature_name(document), "instances" in document, None, document)
+    name, is_row = json_exact.signature_name(document), "instances" in document
+    return ParsedPredict(body, name, is_row, None, None if is_large else document)

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from json.encoder import encode_basestring
 
 from runtime.codecs.json_dialect import Json
-from runtime.errors import InvalidRequest
+from runtime.errors import NAME, QUOTED, InvalidRequest, quoted
 
-_QUOTED = 256
+BESIDE_NAME = QUOTED - NAME
+"""Bytes of a value that an error quotes that may name its input, or its feature, too."""
 
 
 def kind(value: Json) -> str:
@@ -37,7 +38,7 @@ def to_bytes(value: str | dict[str, Json]) -> bytes:
     if isinstance(value, str):
         return value.encode(errors="surrogateescape")
     if not is_base64(value):
-        raise InvalidRequest(f"JSON Value: {excerpt(value)} not formatted correctly for base64 data")
+        raise InvalidRequest(f"JSON Value: {excerpt(value, BESIDE_NAME)} not formatted correctly for base64 data")
     text = value["b64"]
     try:
         return a2b_base64(text, strict_mode=True)
@@ -58,21 +59,15 @@ def _from_loose_base64(text: str) -> bytes:
     raise InvalidRequest("Unable to base64 decode")
 
 
-def excerpt(value: Json) -> str:
-    """Quote a value, cut to a length that an error message and a log line can bear."""
+def excerpt(value: Json, limit: int = QUOTED) -> str:
+    """Quote a value, cut to a length in bytes that an error message and a log line can bear."""
     text = ""
     # Piece by piece: the value may be all of a large body.
     for piece in _pieces(value):
         text += piece
-        if len(text) > _QUOTED:
+        if len(text) > limit:
             break
-    return clip(text)
-
-
-def clip(text: str, limit: int = _QUOTED) -> str:
-    """Cut text of a request to what may be quoted of it, in bytes. What was no UTF-8 is replaced."""
-    raw = text[: limit + 1].encode(errors="replace")
-    return raw.decode() if len(raw) <= limit else f"{raw[:limit].decode(errors='ignore')}..."
+    return quoted(text, limit)
 
 
 def _pieces(value: Json) -> Iterator[str]:
@@ -106,6 +101,6 @@ def _members(values: dict[str, Json]) -> Iterator[tuple[str, Json]]:
 
 def _scalar(value: Json) -> str:
     if isinstance(value, str):
-        return str(encode_basestring(value[: _QUOTED + 1]))
+        return str(encode_basestring(value[: QUOTED + 1]))
     # Python's JSON has the same three tokens for what is not finite.
     return json.dumps(value)

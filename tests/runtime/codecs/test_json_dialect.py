@@ -15,8 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from runtime.codecs.json_dialect import load
-from runtime.codecs.json_values import clip, excerpt
-from runtime.errors import InvalidRequest
+from runtime.codecs.json_values import excerpt
+from runtime.errors import InvalidRequest, quoted
 
 INF = float("inf")
 
@@ -245,10 +245,10 @@ def test_a_text_that_is_cut_is_refused_at_its_end(value: Any, data: Any) -> None
 
 
 def test_text_of_a_request_is_cut_by_bytes_to_what_is_valid() -> None:
-    assert clip("short") == "short"
-    assert clip("☃" * 200) == "☃" * 85 + "..."
-    assert clip("\udcff" + "a" * 300) == "?" + "a" * 255 + "..."
-    assert clip("a" * 256) == "a" * 256
+    assert quoted("short") == "short"
+    assert quoted("☃" * 200) == "☃" * 85 + "..."
+    assert quoted("\udcff" + "a" * 300) == "?" + "a" * 255 + "..."
+    assert quoted("a" * 256) == "a" * 256
 
 
 @pytest.mark.parametrize(

@@ -91,20 +91,25 @@ def _loader(settings: Settings, files: DiskCache) -> Loader[ModelVersion, Servab
         return loader
     from runtime.batching import BatchingLoader
 
-    # Then a model without parameters of its own has none, as in TensorFlow Serving.
-    parameters = None if settings.enable_per_model_batching_parameters else _batching_parameters(settings)
     return BatchingLoader(
-        loader, files, parameters=parameters, reads_per_model=settings.enable_per_model_batching_parameters
+        loader,
+        files,
+        parameters=_batching_parameters(settings),
+        reads_per_model=settings.enable_per_model_batching_parameters,
     )
 
 
-def _batching_parameters(settings: Settings) -> BatchingParameters:
+def _batching_parameters(settings: Settings) -> BatchingParameters | None:
+    """Return those of all versions that have none of their own; None if such versions are not batched."""
     from runtime.batching import BatchingParameters, parse_parameters
 
     path = settings.batching_parameters_file
+    # As in TensorFlow Serving, as long as nothing else is said.
+    if settings.enable_per_model_batching_parameters and not path and not settings.given(OF_BATCHING):
+        return None
     try:
         if path:
-            return parse_parameters(read(path, settings.storage_options()).decode())
+            return parse_parameters(read(path, settings.storage_options(), "batching_parameters_file").decode())
         return BatchingParameters(**{name: getattr(settings, name) for name in OF_BATCHING})
     except ValueError as exc:
         raise SettingsError(f"{path}: {exc}" if path else str(exc)) from exc

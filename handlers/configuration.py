@@ -58,8 +58,13 @@ def models_of(settings: Settings) -> list[ModelConfig]:
     return [ModelConfig(settings.model_name, settings.model_path, settings.model_version_policy, labels)]
 
 
-def read(path: str, options: StorageOptions) -> bytes:
+def read(path: str, options: StorageOptions, setting: str = "model_config_file") -> bytes:
     """Return what is in a file, on disk or wherever models can be.
+
+    Args:
+        path: the file's, or its URL.
+        options: how to read storages.
+        setting: that names the file.
 
     Raises:
         SettingsError: there is no such file, or it is too large.
@@ -67,30 +72,30 @@ def read(path: str, options: StorageOptions) -> bytes:
     """
     scheme = path.partition("://")[0].lower() if "://" in path else ""
     if scheme not in ("", "file"):
-        return _fetch(path, options)
+        return _bounded(path, _fetch(path, options, setting), setting)
     try:
         with Path(unquote(urlsplit(path).path) if scheme else path).open("rb") as file:
-            return _bounded(path, file.read(MAX_FILE + 1))
+            return _bounded(path, file.read(MAX_FILE + 1), setting)
     except OSError as exc:
         raise SettingsError(f"cannot read {path}: {exc.strerror or exc}") from exc
 
 
-def _fetch(url: str, options: StorageOptions) -> bytes:
+def _fetch(url: str, options: StorageOptions, setting: str) -> bytes:
     where, _, name = url.rpartition("/")
     try:
         storage = open_storage(where, options)
     except ValueError as exc:
-        raise SettingsError(f"model_config_file: {exc}") from exc
+        raise SettingsError(f"{setting}: {exc}") from exc
     blob = next((blob for blob in storage.list(name) if blob.key == name), None)
     if blob is None:
         raise SettingsError(f"cannot read {url}: there is no such file")
     stop = min(blob.size, MAX_FILE + 1)
-    return _bounded(url, b"".join(storage.fetch(blob, 0, stop)) if stop else b"")
+    return b"".join(storage.fetch(blob, 0, stop)) if stop else b""
 
 
-def _bounded(path: str, content: bytes) -> bytes:
+def _bounded(path: str, content: bytes, setting: str) -> bytes:
     if len(content) > MAX_FILE:
-        raise SettingsError(f"{path} is larger than {MAX_FILE} bytes; want the configuration of models")
+        raise SettingsError(f"{setting}: {path} is larger than {MAX_FILE} bytes; want a file of that at most")
     return content
 
 

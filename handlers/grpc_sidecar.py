@@ -8,19 +8,22 @@ import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from handlers.tls import Tls
+from handlers.limits import memory_room
 from model_cache.locks import locked
 from runtime.server import ModelServer
-from runtime.servicers import SERVICES, Reload, service_handlers
+from runtime.servicers import MAX_MESSAGE, SERVICES, Reload, service_handlers
 
-MAX_MESSAGE = 2**31 - 1
-"""Bytes, both ways; TensorFlow Serving's limit, and gRPC's."""
+if TYPE_CHECKING:
+    from handlers.tls import Tls
 
+REQUESTS_SHARE = 0.1
+"""Of the memory there is, for the requests of all calls as they came; decoded they take several times that."""
 RESERVE = 8
 """Threads beyond those for calls that may take long."""
 _MAX_SOCKET_PATH = 107
@@ -72,7 +75,15 @@ class GrpcServer:
             maximum_concurrent_rpcs=2 * max_in_flight + RESERVE,
         )
         self._grpc.add_generic_rpc_handlers(
-            tuple(service_handlers(server, max_in_flight, reload=reload, tensor_content_from=tensor_content_from))
+            tuple(
+                service_handlers(
+                    server,
+                    max_in_flight,
+                    max_requests=int(memory_room() * REQUESTS_SHARE),
+                    reload=reload,
+                    tensor_content_from=tensor_content_from,
+                )
+            )
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         self._report(health_pb2.HealthCheckResponse.NOT_SERVING)

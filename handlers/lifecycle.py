@@ -37,6 +37,7 @@ UPLOAD_TIMEOUT = 120.0
 """Seconds that a start waits for a model that is being uploaded meanwhile."""
 _UPLOAD_PAUSE = 1.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_OF_TLS = ("ssl_config_file", "grpc_tls_key_file", "grpc_tls_cert_file", "grpc_tls_client_ca_file")
 
 
 class Front(Protocol):
@@ -94,7 +95,8 @@ def serve(settings: Settings) -> NoReturn:
 
 
 def _read_tls(settings: Settings) -> Tls | None:
-    if not settings.port:
+    # Not for those who ask for none: all that it imports would come before the load begins.
+    if not settings.given(_OF_TLS):
         return None
     from handlers.tls import read_tls
 
@@ -131,6 +133,9 @@ def _load(server: ModelServer, names: Sequence[str], is_vital: bool, events: que
         while waiting:
             pause = FAILURE_TTL
             for name, outcome in zip(waiting, start_all(server, waiting), strict=True):
+                # A reload has taken it away, in this pause or since.
+                if name not in server.repositories:
+                    continue
                 if isinstance(outcome, ServableId):
                     loaded[name] = outcome
                 elif isinstance(outcome, (BlobChanged, LoadPending, CacheFull)) and time.monotonic() < deadline:
@@ -143,7 +148,6 @@ def _load(server: ModelServer, names: Sequence[str], is_vital: bool, events: que
                     # Whatever it is while the files are being replaced, it is no reason any more to end the process.
                     told[name] = str(outcome)
                     events.put(LoadFailed(str(outcome)))
-            # Some may have been taken back meanwhile.
             waiting = [name for name in waiting if name not in loaded and name in server.repositories]
             _pause(server, waiting, pause)
         events.put(Ready(list(loaded.values())))

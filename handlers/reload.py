@@ -43,9 +43,12 @@ class Reload:
         self._server = server
         self._settings = settings
         # Held for the whole of a replacement, its loads included, so that each begins with what the one before it has
-        # left. Guards the next, which is what the server has.
+        # left. Guards the next two.
         self._lock = threading.Lock()
+        # What the server has.
         self._models = {model.name: model for model in models}
+        # The new ones of the last replacement if that came to nothing: a first listing may still be under way.
+        self._tried: dict[str, tuple[ModelConfig, ModelRepository]] = {}
         self._first = list(self._models.values())
 
     def __call__(self, message: Any, deadline: float | None = None) -> None:
@@ -125,10 +128,12 @@ class Reload:
             before = self._server.repositories
             repositories = {model.name: self._repository(model, before) for model in models}
             new = [model.name for model in models if self._is_new(model)]
+            self._tried = {model.name: (model, repositories[model.name]) for model in models if model.name in new}
             self._bring(models, repositories, new if is_awaited else (), until)
             labels = {model.name: model.labels for model in models}
             self._server.configure(repositories, labels, afresh=new if is_awaited else ())
             self._models = {model.name: model for model in models}
+            self._tried = {}
         finally:
             self._lock.release()
         logger.info("%d models are served now: %s", len(repositories), ", ".join(repositories)[:_MAX_NAMES])
@@ -136,9 +141,17 @@ class Reload:
 
     def _repository(self, model: ModelConfig, before: Mapping[str, ModelRepository]) -> ModelRepository:
         if self._is_new(model):
-            return open_repository(model, self._settings)
+            return self._never_listed(model) or open_repository(model, self._settings)
         repository = before[model.name]
         return repository if model.policy == self._models[model.name].policy else repository.with_policy(model.policy)
+
+    def _never_listed(self, model: ModelConfig) -> ModelRepository | None:
+        """Return the model's repository of the last try, if that has not lived to see its first listing."""
+        if model.name not in self._tried:
+            return None
+        tried, repository = self._tried[model.name]
+        is_same = (tried.base_path, tried.policy) == (model.base_path, model.policy)
+        return repository if is_same and repository.known is None else None
 
     def _is_new(self, model: ModelConfig) -> bool:
         before = self._models.get(model.name)

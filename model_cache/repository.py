@@ -12,11 +12,12 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
-from model_cache.errors import LoadPending, ModelNotFound, StorageUnavailable
+from model_cache.errors import LoadPending, ModelCacheError, ModelNotFound, StorageUnavailable
 from model_cache.needed import needed
 from model_cache.policy import MAX_VERSION, All, VersionPolicy
 from model_cache.storage import Blob, Storage
@@ -113,11 +114,26 @@ class _Listing:
     unsettled: Sequence[int]
 
 
+@dataclass(eq=False)
+class _Look:
+    """A listing under way."""
+
+    ticket: int
+    at: float
+    """When it began."""
+    outcome: Future[_Listing] = field(default_factory=Future)
+    waiting: int = 0
+    """How many callers wait for it. Under the repository's lock."""
+
+
 class ModelRepository:
     """The versions of one model in one storage.
 
-    The first call lists them and waits for it, and so does the first after `expire`. Any other returns what is known,
-    and has it listed anew in the background if that is older than ``ttl`` seconds.
+    The first call has them listed and waits for it, and so does the first after `expire`. Any other returns what is
+    known, and has it listed anew in the background if that is older than ``ttl`` seconds.
+
+    Whoever waits does so for ``patience`` seconds, or as long as it takes. The listing goes on without him, and is what
+    the next call waits for.
 
     Args:
         policy: which versions are offered; all, if there is none.
@@ -147,11 +163,6 @@ class ModelRepository:
         self._settle = min(ttl, SETTLE)
         self._refresh_timeout = refresh_timeout
         self._clock = clock
-        # Held by a caller that lists and waits for it. Others use what is known, if anything is. Guards the two below.
-        self._waiting = threading.Lock()
-        # How many looks have failed before one succeeded, and the error of the last of them.
-        self._failures = 0
-        self._failure = ""
         # Guards all below, and is held for no I/O. They may be read without it, each at once.
         self._lock = threading.Lock()
         self._known: _Listing | None = None
@@ -160,45 +171,46 @@ class ModelRepository:
         self._begun = 0
         # What looks with this ticket or an earlier one found is not to be believed: `expire` was called meanwhile.
         self._expired = 0
-        # The ticket of the look in the background, and when it began.
-        self._refreshing: tuple[int, float] | None = None
+        # The last look that has begun, until it has ended.
+        self._look: _Look | None = None
 
     def __str__(self) -> str:
         return f"{self.name} at {self._storage}"
 
-    def versions(self) -> Mapping[int, ModelVersion]:
+    def versions(self, patience: float | None = None) -> Mapping[int, ModelVersion]:
         """Return the versions that may be asked for, by number, in ascending order.
 
         Raises:
             StorageUnavailable: the storage cannot be listed and never could be.
+            LoadPending: the first listing is still under way.
         """
-        return self._current().versions
+        return self._current(patience).versions
 
-    def candidates(self) -> Sequence[ModelVersion]:
+    def candidates(self, patience: float | None = None) -> Sequence[ModelVersion]:
         """Return the versions that may answer a request for none in particular, best first.
 
         Raises:
-            StorageUnavailable: as `versions`.
+            StorageUnavailable, LoadPending: as `versions`.
         """
-        return self._current().candidates
+        return self._current(patience).candidates
 
-    def unsettled(self) -> Sequence[int]:
+    def unsettled(self, patience: float | None = None) -> Sequence[int]:
         """Return the numbers of the versions to come, ascending: they are listed, but may still be being uploaded.
 
         Raises:
-            StorageUnavailable: as `versions`.
+            StorageUnavailable, LoadPending: as `versions`.
         """
-        return self._current().unsettled
+        return self._current(patience).unsettled
 
-    def find(self, version: int) -> ModelVersion:
+    def find(self, version: int, patience: float | None = None) -> ModelVersion:
         """Return one version.
 
         Raises:
             ModelNotFound: there is no such version, or the policy leaves it out.
-            LoadPending: it has only just appeared.
+            LoadPending: it has only just appeared; or as `versions`.
             StorageUnavailable: as `versions`.
         """
-        known = self._current()
+        known = self._current(patience)
         if found := known.versions.get(version):
             return found
         if version in known.unsettled:
@@ -213,9 +225,10 @@ class ModelRepository:
         )
 
     @property
-    def is_listed(self) -> bool:
-        """Whether anything is known of the versions, so that nobody waits for a first listing."""
-        return self._known is not None
+    def known(self) -> Mapping[int, ModelVersion] | None:
+        """The versions that may be asked for as far as is known, whatever its age; None if they were never listed."""
+        known = self._known
+        return None if known is None else known.versions
 
     def with_policy(self, policy: VersionPolicy | None) -> ModelRepository:
         """Return another repository that differs in its policy, and knows what this one knows."""
@@ -246,12 +259,12 @@ class ModelRepository:
                 settled = {number: version for number, version in self._known.settled.items() if version != gone}
                 self._known = self._listing(self._known.ticket, self._known.since, settled, self._known.sightings)
 
-    def _current(self) -> _Listing:
+    def _current(self, patience: float | None) -> _Listing:
         known = self._known
         if known is None or known.ticket <= self._expired:
-            return self._list_and_wait(known)
+            return self._await(patience)
         if not self._is_fresh(known):
-            self._start_refresh()
+            self._refresh()
         return known
 
     def _is_fresh(self, known: _Listing) -> bool:
@@ -260,73 +273,97 @@ class ModelRepository:
         # A clock that was set back must not prolong it.
         return 0 <= self._clock() - known.since < ttl
 
-    def _list_and_wait(self, known: _Listing | None) -> _Listing:
-        failures = self._failures
-        if not self._waiting.acquire(timeout=0 if known else self._refresh_timeout):
+    def _await(self, patience: float | None) -> _Listing:
+        with self._lock:
+            known, look = self._known, self._under_way()
+            if known and (look or known.ticket > self._expired):
+                # Whoever has begun that look waits for it; others need not.
+                return known
+            is_begun_here = look is None
+            if look is None:
+                look = self._begin()
+            look.waiting += 1
+        if is_begun_here:
+            if patience is None:
+                self._run(look)
+            else:
+                self._run_behind(look)
+        try:
+            error = look.outcome.exception(patience)
+        # Not the look's own: that would be returned.
+        except TimeoutError:
             if known:
                 return known
-            raise StorageUnavailable(f"{self._storage} has not been listed within {self._refresh_timeout:.0f} s")
-        try:
-            known = self._known
-            if known and known.ticket > self._expired:
-                return known
-            # Those who have waited for a first listing share its failure; one after the other they would wait long.
-            if not known and self._failures > failures:
-                raise StorageUnavailable(self._failure)
-            return self._list(self._next_ticket())
+            raise LoadPending(f"the versions of {self.name} are still being listed; try again later") from None
         finally:
-            self._waiting.release()
+            with self._lock:
+                look.waiting -= 1
+        if isinstance(error, ModelCacheError):
+            # Anew for each, as its traceback keeps alive what the callers' frames hold.
+            raise type(error)(*error.args) from error.__cause__
+        return look.outcome.result()
 
-    def _next_ticket(self) -> int:
+    def _refresh(self) -> None:
         with self._lock:
-            self._begun += 1
-            return self._begun
+            if self._under_way() or (self._known and self._is_fresh(self._known)):
+                return
+            look = self._begin()
+        self._run_behind(look)
 
-    def _start_refresh(self) -> None:
-        with self._lock:
-            now = self._clock()
-            if self._known and self._is_fresh(self._known):
-                return
-            if self._refreshing and 0 <= now - self._refreshing[1] < self._refresh_timeout:
-                return
-            self._begun += 1
-            ticket = self._begun
-            self._refreshing = (ticket, now)
+    def _under_way(self) -> _Look | None:
+        """Return the look under way, if it can be counted on. Needs the lock."""
+        look = self._look
+        if look and look.ticket > self._expired and 0 <= self._clock() - look.at < self._refresh_timeout:
+            return look
+        return None
+
+    def _begin(self) -> _Look:
+        """Needs the lock."""
+        self._begun += 1
+        self._look = _Look(self._begun, self._clock())
+        return self._look
+
+    def _run_behind(self, look: _Look) -> None:
         try:
-            threading.Thread(target=self._refresh, args=(ticket,), name=f"list {self.name}", daemon=True).start()
-        # The process may have no more threads. What is known is good for another while.
+            threading.Thread(target=self._run, args=(look,), name=f"list {self.name}", daemon=True).start()
+        # The process may have no more threads.
         except RuntimeError as exc:
-            logger.warning("%s is not listed anew: %s", self.name, exc)
-            self._keep(ticket)
-            with self._lock:
-                self._refreshing = None
+            self._fail(look, StorageUnavailable(f"{self._storage} is not listed: {exc}"))
 
-    def _refresh(self, ticket: int) -> None:
-        try:
-            self._list(ticket)
-        except Exception:
-            logger.exception("%s: keeping the versions known after a bug", self.name)
-            self._keep(ticket)
-        finally:
-            with self._lock:
-                if self._refreshing and self._refreshing[0] == ticket:
-                    self._refreshing = None
-
-    def _list(self, ticket: int) -> _Listing:
+    def _run(self, look: _Look) -> None:
         begun = self._clock()
         try:
-            found = self._look()
-        except StorageUnavailable as exc:
-            kept = self._keep(ticket)
-            if kept is None:
-                self._failures += 1
-                self._failure = str(exc)
-                raise
-            logger.warning("%s: keeping the versions known: %s", self.name, exc)
-            return kept
-        return self._accept(ticket, found, begun, self._clock())
+            found = self._found()
+            listing = self._accept(look.ticket, found, begun, self._clock())
+        # Raised again by those who wait for it.
+        except BaseException as exc:  # noqa: BLE001
+            self._fail(look, exc)
+        else:
+            self._end(look)
+            look.outcome.set_result(listing)
 
-    def _look(self) -> dict[int, ModelVersion]:
+    def _fail(self, look: _Look, error: BaseException) -> None:
+        kept = self._keep(look.ticket) if isinstance(error, Exception) else None
+        is_awaited = self._end(look)
+        if kept or not is_awaited:
+            what = f"{self.name}: {'keeping the versions known' if kept else 'its versions are not known'}"
+            if isinstance(error, StorageUnavailable):
+                logger.warning("%s: %s", what, error)
+            else:
+                logger.error("%s after a bug", what, exc_info=error)
+        if kept:
+            look.outcome.set_result(kept)
+        else:
+            look.outcome.set_exception(error)
+
+    def _end(self, look: _Look) -> bool:
+        """Let nobody wait for the look from now on; return whether anybody does."""
+        with self._lock:
+            if self._look is look:
+                self._look = None
+            return look.waiting > 0
+
+    def _found(self) -> dict[int, ModelVersion]:
         directories: dict[str, list[Blob]] = defaultdict(list)
         for blob in self._storage.list():
             directory, slash, _ = blob.key.partition("/")

@@ -12,6 +12,7 @@ from model_cache.disk import DiskCache
 from model_cache.errors import LoadFailed
 from model_cache.repository import ModelVersion
 from runtime.batching_servable import BatchingServable
+from runtime.errors import quoted
 from runtime.servable import Servable
 from runtime.signature import DYNAMIC, Signature
 
@@ -56,7 +57,8 @@ class BatchingParameters:
             )
         sizes = self.allowed_batch_sizes
         if any(size < 1 for size in sizes) or any(size >= larger for size, larger in pairwise(sizes)):
-            raise ValueError(f"allowed_batch_sizes is {list(sizes)}; want positive sizes, each larger than the last")
+            given = quoted(str(list(sizes)))
+            raise ValueError(f"allowed_batch_sizes is {given}; want positive sizes, each larger than the last")
         if sizes and sizes[-1] != self.batch_limit:
             limit = "max_execution_batch_size" if self.enable_large_batch_splitting else "max_batch_size"
             raise ValueError(f"allowed_batch_sizes ends in {sizes[-1]}; want {limit}, which is {self.batch_limit}")
@@ -96,7 +98,7 @@ def parse_parameters(text: str) -> BatchingParameters:
     try:
         message = text_format.Parse(text, schema.BatchingParameters())
     except text_format.ParseError as exc:
-        raise ValueError(f"not a text proto of BatchingParameters: {exc}") from exc
+        raise ValueError(f"not a text proto of BatchingParameters: {quoted(str(exc))}") from exc
     given = {descriptor.name: value for descriptor, value in message.ListFields()}
     given.pop("thread_pool_name", None)
     sizes = tuple(given.pop("allowed_batch_sizes", ()))
@@ -192,8 +194,11 @@ def _read(path: Path, version: ModelVersion) -> str | None:
         text = data.decode()
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError) as exc:
-        raise LoadFailed(f"{path.name} of {version} cannot be read: {exc}") from exc
+    # Not as it says itself, which is where the model lies.
+    except OSError as exc:
+        raise LoadFailed(f"{path.name} of {version} cannot be read: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise LoadFailed(f"{path.name} of {version} has bytes that are no UTF-8 at {exc.start}; want text") from exc
     if len(data) > _MAX_FILE:
         raise LoadFailed(f"{path.name} of {version} has more than {_MAX_FILE} bytes")
     return text

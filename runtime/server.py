@@ -33,7 +33,7 @@ from model_cache.errors import (
     StorageUnavailable,
 )
 from model_cache.repository import ModelRepository, ModelVersion, ServableId
-from runtime.errors import DeadlineExceeded, InvalidRequest
+from runtime.errors import NAME, DeadlineExceeded, InvalidRequest, quoted
 from runtime.inventory import Inventory, MemoryUsage, ModelInventory, Whereabouts
 from runtime.memory import resident
 from runtime.servable import Servable
@@ -51,7 +51,7 @@ RETRY_IN_PLACE = 600.0
 # What OpenVINO Model Server's clients look for, beside TensorFlow Serving's texts.
 _NO_MODEL = "Model with requested name is not found"
 _NO_VERSION = "Model with requested version is not found"
-_MAX_QUOTED = 256
+_MAX_LABELS = 1000
 
 
 class State(IntEnum):
@@ -177,7 +177,11 @@ class ModelServer:
         Raises:
             ModelCacheError: as `lease`.
         """
-        versions = (repository.candidates() or _nothing(repository)) if version is None else [repository.find(version)]
+        patience = _left(deadline)
+        if version is None:
+            versions = repository.candidates(patience) or _nothing(repository)
+        else:
+            versions = [repository.find(version, patience)]
         with ExitStack() as stack:
             return self._lease_first(stack, repository, versions, deadline)[0].id
 
@@ -202,50 +206,47 @@ class ModelServer:
             ModelNotFound: no such model or version.
             ModelCacheError: it cannot be loaded, or not now.
         """
-        now = time.monotonic()
-        if deadline is not None and deadline <= now:
-            raise DeadlineExceeded(f"the deadline had passed when {_cut(name)} was asked for")
-        until = now + self._load_timeout
+        until = self._until(name, deadline)
         with ExitStack() as stack:
             try:
-                lease = self._lease(stack, name, version, label, until if deadline is None else min(until, deadline))
+                lease = self._lease(stack, name, version, label, until)
             except (LoadPending, CacheFull, StorageUnavailable) as exc:
-                if deadline is None or time.monotonic() < deadline:
-                    raise
-                raise DeadlineExceeded(
-                    f"the deadline passed before {_cut(name)} was there: {public_message(exc)}"
-                ) from exc
+                _check_deadline(deadline, name, exc)
+                raise
             yield lease
 
-    def status(self, name: str, version: int | None = None) -> list[VersionStatus]:
+    def status(self, name: str, version: int | None = None, *, deadline: float | None = None) -> list[VersionStatus]:
         """Return the state of one version, or of all, newest first.
 
+        Args:
+            name: of the model.
+            version: None for all.
+            deadline: in seconds of the monotonic clock, when nobody wants it any more.
+
         Raises:
+            DeadlineExceeded: it has passed.
             ModelNotFound: no such model or version.
             StorageUnavailable: the storage cannot be listed and never could be.
+            LoadPending: the first listing takes too long.
         """
-        model = self._models.get(name)
-        if model is None:
-            what = f"version {version}" if version else "any versions"
-            raise ModelNotFound(f"Could not find {what} of model {_cut(name)} ({_NO_MODEL})")
-        statuses = self._statuses(model.repository, _holdings(self._cache.snapshot(), name))
-        if not statuses:
-            raise ModelNotFound(f"Could not find any versions of model {name} ({_NO_VERSION})")
-        if version is None or _means_any(version, model.repository):
-            return [statuses[number] for number in sorted(statuses, reverse=True)]
-        if version not in statuses:
-            raise ModelNotFound(f"Could not find version {version} of model {name} ({_NO_VERSION})")
-        return [statuses[version]]
+        until = self._until(name, deadline)
+        try:
+            return self._status_of(name, version, until)
+        except (LoadPending, StorageUnavailable) as exc:
+            _check_deadline(deadline, name, exc)
+            raise
 
     def inventory(self) -> Inventory:
         """Return what is known of all models, and what memory and disk they take. Looks at the disk."""
         snapshot = self._cache.snapshot()
         memory = resident()
+        # For the first listings of all of them.
+        until = time.monotonic() + self._load_timeout
         return Inventory(
             MemoryUsage(snapshot.budget, snapshot.used, memory.total if memory else None),
             self._disk.usage(),
             {
-                name: self._model_inventory(model.repository, _holdings(snapshot, name))
+                name: self._model_inventory(model.repository, _holdings(snapshot, name), until)
                 for name, model in self._models.items()
             },
         )
@@ -255,15 +256,24 @@ class ModelServer:
         self._serving.clear()
         self._cache.close()
 
+    def _until(self, name: str, deadline: float | None) -> float:
+        """Return until when a request waits for its model."""
+        now = time.monotonic()
+        if deadline is None:
+            return now + self._load_timeout
+        if deadline <= now:
+            raise DeadlineExceeded(f"the deadline had passed when {quoted(name)} was asked for")
+        return min(now + self._load_timeout, deadline)
+
     def _lease(self, stack: ExitStack, name: str, version: int | None, label: str | None, until: float | None) -> Lease:
         model = self._models.get(name)
         if model is None:
-            asked = f"Latest({_cut(name)})" if version is None else f"Specific({_cut(name)}, {version})"
+            asked = f"Latest({quoted(name)})" if version is None else f"Specific({quoted(name)}, {version})"
             raise ModelNotFound(f"Servable not found for request: {asked} ({_NO_MODEL})")
         try:
             if label is not None:
                 return self._lease_one(stack, model, _labelled(model, label), until)
-            if version is None or _means_any(version, model.repository):
+            if version is None or _means_any(version, model.repository, until):
                 return self._lease_any(stack, model, until)
             return self._lease_one(stack, model, version, until)
         finally:
@@ -274,13 +284,13 @@ class ModelServer:
         return self._models.get(model.name) is model
 
     def _lease_one(self, stack: ExitStack, model: _Model, version: int, until: float | None) -> Lease:
-        found = model.repository.find(version)
+        found = model.repository.find(version, _left(until))
         return Lease(found.id, self._lease_first(stack, model.repository, [found], until)[1])
 
     def _lease_any(self, stack: ExitStack, model: _Model, until: float | None) -> Lease:
         """Lease the version that serves, or that is to serve from now on."""
         name, repository = model.name, model.repository
-        candidates = repository.candidates()
+        candidates = repository.candidates(_left(until))
         serving = self._serving.get(name)
         if serving is None or (candidates and candidates[0] is serving):
             version, servable = self._lease_first(stack, repository, candidates or _nothing(repository), until)
@@ -329,9 +339,8 @@ class ModelServer:
             for version in versions:
                 if first and not self._may_stand_in(version, first, serving):
                     continue
-                patience = None if until is None else max(0.0, until - time.monotonic())
                 try:
-                    return version, stack.enter_context(self._cache.lease(version, patience))
+                    return version, stack.enter_context(self._cache.lease(version, _left(until)))
                 except ModelCacheError as exc:
                     _note(repository, version, exc)
                     first = first or exc
@@ -366,9 +375,10 @@ class ModelServer:
             # The retired have been told to leave already.
             return holding.state == "retired"
         # What is still loading may be what is to serve. And where nothing is listed, nobody knows.
-        if holding.state == "loading" or not model.repository.is_listed or version == self._serving.get(model.name):
+        offered = model.repository.known
+        if holding.state == "loading" or offered is None or version == self._serving.get(model.name):
             return True
-        return model.repository.versions().get(version.id.version) == version
+        return offered.get(version.id.version) == version
 
     def _retire(self, versions: Sequence[ModelVersion]) -> None:
         for version in versions:
@@ -460,10 +470,25 @@ class ModelServer:
         with self._cache.lease(version):
             pass
 
-    def _statuses(self, repository: ModelRepository, holdings: Holdings) -> dict[int, VersionStatus]:
+    def _status_of(self, name: str, version: int | None, until: float) -> list[VersionStatus]:
+        model = self._models.get(name)
+        if model is None:
+            what = f"version {version}" if version else "any versions"
+            raise ModelNotFound(f"Could not find {what} of model {quoted(name)} ({_NO_MODEL})")
+        statuses = self._statuses(model.repository, _holdings(self._cache.snapshot(), name), until)
+        if not statuses:
+            raise ModelNotFound(f"Could not find any versions of model {name} ({_NO_VERSION})")
+        if version is None or _means_any(version, model.repository, until):
+            return [statuses[number] for number in sorted(statuses, reverse=True)]
+        if version not in statuses:
+            raise ModelNotFound(f"Could not find version {version} of model {name} ({_NO_VERSION})")
+        return [statuses[version]]
+
+    def _statuses(self, repository: ModelRepository, holdings: Holdings, until: float) -> dict[int, VersionStatus]:
         """Return the states of the versions that are offered, and of others that are still in memory."""
-        offered = repository.versions()
-        statuses = {number: VersionStatus(number, State.START, Code.OK, "") for number in repository.unsettled()}
+        offered = repository.versions(_left(until))
+        unsettled = repository.unsettled(_left(until))
+        statuses = {number: VersionStatus(number, State.START, Code.OK, "") for number in unsettled}
         for version in (*holdings, *offered.values()):
             statuses[version.id.version] = self._status(version, holdings.get(version), version in offered.values())
         return statuses
@@ -486,11 +511,11 @@ class ModelServer:
         is_wanted = is_offered or self._serving.get(holding.key.id.name) == holding.key
         return State.AVAILABLE if holding.state == "loaded" and is_wanted else State.UNLOADING
 
-    def _model_inventory(self, repository: ModelRepository, holdings: Holdings) -> ModelInventory:
+    def _model_inventory(self, repository: ModelRepository, holdings: Holdings, until: float) -> ModelInventory:
         try:
-            statuses = self._statuses(repository, holdings)
-            candidates, offered = repository.candidates(), repository.versions()
-        except StorageUnavailable as exc:
+            statuses = self._statuses(repository, holdings, until)
+            candidates, offered = repository.candidates(_left(until)), repository.versions(_left(until))
+        except (StorageUnavailable, LoadPending) as exc:
             return ModelInventory([], public_message(exc))
         versions = {version.id.version: version for version in (*holdings, *offered.values())}
         return ModelInventory(
@@ -541,13 +566,8 @@ def _models(
 def _labelled(model: _Model, label: str) -> int:
     if label in model.labels:
         return model.labels[label]
-    known = f"has the labels {_cut(', '.join(model.labels))}" if model.labels else "has no labels"
-    raise InvalidRequest(f"Unrecognized servable version label: {_cut(label)}; {_cut(model.name)} {known}")
-
-
-def _cut(text: str) -> str:
-    # What a client has written comes back to it, and to the log.
-    return text.encode(errors="replace")[:_MAX_QUOTED].decode(errors="ignore")
+    known = f"has the labels {', '.join(model.labels)[:_MAX_LABELS]}" if model.labels else "has no labels"
+    raise InvalidRequest(f"Unrecognized servable version label: {quoted(label, NAME)}; {model.name} {known}")
 
 
 def _note(repository: ModelRepository, version: ModelVersion, error: ModelCacheError) -> None:
@@ -576,7 +596,7 @@ def _in_background(do: Callable[..., None], *args: object) -> bool:
 
 
 def _nothing(repository: ModelRepository) -> NoReturn:
-    if unsettled := repository.unsettled():
+    if unsettled := repository.unsettled(0):
         raise LoadPending(
             f"{ServableId(repository.name, unsettled[-1])} has only just appeared in storage and may still be "
             "uploaded; try again later"
@@ -587,6 +607,19 @@ def _nothing(repository: ModelRepository) -> NoReturn:
     )
 
 
-def _means_any(version: int, repository: ModelRepository) -> bool:
+def _means_any(version: int, repository: ModelRepository, until: float | None) -> bool:
     # OpenVINO Model Server's clients say 0 for "the default one". To TensorFlow Serving's it is a version like any.
-    return version == 0 and 0 not in repository.versions()
+    return version == 0 and 0 not in repository.versions(_left(until))
+
+
+def _left(until: float | None) -> float | None:
+    """Return the seconds until a moment of the monotonic clock; None for no end."""
+    return None if until is None else max(0.0, until - time.monotonic())
+
+
+def _check_deadline(deadline: float | None, name: str, error: ModelCacheError) -> None:
+    """Raise DeadlineExceeded, with the error as its cause, if the deadline has passed."""
+    if deadline is not None and time.monotonic() >= deadline:
+        raise DeadlineExceeded(
+            f"the deadline passed before {quoted(name)} was there: {public_message(error)}"
+        ) from error

@@ -14,14 +14,14 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import grpc
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, EncodeError
 
 from model_cache.repository import ServableId
 from runtime import calls
 from runtime.codecs import schema
 from runtime.codecs.dtypes import tf_number
 from runtime.codecs.model_json import SIGNATURE_DEF_MAP
-from runtime.errors import InvalidRequest, Overloaded, Unsupported
+from runtime.errors import NAME, InvalidRequest, Overloaded, PayloadTooLarge, Unsupported, quoted
 from runtime.server import Lease, ModelServer
 from runtime.signature import Signature, TensorSpec
 from runtime.status import KNOWN, Code, code_of, is_ours, public_message
@@ -29,6 +29,8 @@ from runtime.status import KNOWN, Code, code_of, is_ours, public_message
 logger = logging.getLogger(__name__)
 
 SERVICES = (f"{schema.PACKAGE}.PredictionService", f"{schema.PACKAGE}.ModelService")
+MAX_MESSAGE = 2**31 - 1
+"""Bytes, both ways; TensorFlow Serving's limit, and gRPC's."""
 _MAX_DETAILS = 1024
 _STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
 _NO_DEADLINE = 1e9
@@ -50,13 +52,21 @@ class Target(NamedTuple):
 
 
 def service_handlers(
-    server: ModelServer, max_in_flight: int = 256, *, reload: Reload | None = None, tensor_content_from: int = 0
+    server: ModelServer,
+    max_in_flight: int = 256,
+    *,
+    max_requests: int = MAX_MESSAGE,
+    max_response: int = MAX_MESSAGE,
+    reload: Reload | None = None,
+    tensor_content_from: int = 0,
 ) -> list[grpc.GenericRpcHandler]:
     """Return what a gRPC server needs to serve both.
 
     Args:
         server: what it serves.
         max_in_flight: calls at a time; further ones are refused.
+        max_requests: bytes of all their requests together; what is larger is answered by itself.
+        max_response: bytes of one answer.
         reload: what HandleReloadConfigRequest does, which is UNIMPLEMENTED without.
         tensor_content_from: bytes from which on a tensor is answered in ``tensor_content``; 0 for none.
     """
@@ -76,10 +86,10 @@ def service_handlers(
             "HandleReloadConfigRequest": (partial(handle_reload_config, reload), schema.ReloadConfigRequest),
         },
     }
-    slots = threading.BoundedSemaphore(max_in_flight)
+    admission = _Admission(max_in_flight, max_requests)
     return [
         grpc.method_handlers_generic_handler(
-            service, {name: _unary(slots, name, *method) for name, method in named.items()}
+            service, {name: _unary(admission, max_response, name, *method) for name, method in named.items()}
         )
         for service, named in methods.items()
     ]
@@ -106,7 +116,7 @@ def get_model_metadata(server: ModelServer, request: Any, deadline: float | None
         raise InvalidRequest("GetModelMetadataRequest must specify at least one metadata_field")
     for field in request.metadata_field:
         if field != "signature_def":
-            raise InvalidRequest(f"Metadata field {field[:100]} is not supported")
+            raise InvalidRequest(f"Metadata field {quoted(field, NAME)} is not supported")
     with _lease(server, _target(spec), deadline) as lease:
         signatures = lease.servable.signatures
     packed = schema.SignatureDefMap()
@@ -123,7 +133,7 @@ def get_model_status(server: ModelServer, request: Any, deadline: float | None =
     # A label is ignored here, as TensorFlow Serving does.
     name, version, _ = _target(_spec(request))
     response = schema.GetModelStatusResponse()
-    for status in server.status(name, version):
+    for status in server.status(name, version, deadline=deadline):
         written = response.model_version_status.add(version=status.version, state=status.state)
         written.status.error_code = status.code
         written.status.error_message = status.message
@@ -194,13 +204,63 @@ def _write_tensor_info(proto: Any, spec: TensorSpec) -> None:
         proto.tensor_shape.dim.add(size=size)
 
 
-def _unary(
-    slots: threading.BoundedSemaphore, name: str, method: Method, request_class: Any
-) -> grpc.RpcMethodHandler[bytes, Any]:
-    def call(content: bytes, context: grpc.ServicerContext) -> Any:
+def serialize(message: Any, max_size: int = MAX_MESSAGE) -> bytes:
+    """Return what a message is on the wire.
+
+    Raises:
+        PayloadTooLarge: that has more than so many bytes.
+    """
+    try:
+        content: bytes = message.SerializeToString()
+    # A message within it is larger than protobuf's limit.
+    except EncodeError as exc:
+        raise PayloadTooLarge(f"the answer cannot be written: {exc}; want {MAX_MESSAGE} bytes at most") from exc
+    if len(content) > max_size:
+        raise PayloadTooLarge(f"the answer has {len(content)} bytes; want {max_size} at most")
+    return content
+
+
+class _Admission:
+    """How many calls are being answered, and how many bytes their requests have. Thread-safe."""
+
+    def __init__(self, max_calls: int, max_bytes: int) -> None:
+        self._max_calls = max_calls
+        self._max_bytes = max_bytes
+        # Guards the two below: what all calls have that are admitted now.
+        self._lock = threading.Lock()
+        self._calls = 0
+        self._bytes = 0
+
+    @contextmanager
+    def admitted(self, size: int) -> Iterator[None]:
+        """Count a call and the bytes of its request.
+
+        Raises:
+            Overloaded: there are too many calls, or bytes.
+        """
+        with self._lock:
+            if self._calls >= self._max_calls:
+                raise Overloaded("as many calls are in flight as may be; see --max_in_flight")
+            # By itself, however large it is: there will never be more room.
+            if self._bytes and self._bytes + size > self._max_bytes:
+                raise Overloaded(f"the requests of {self._calls} calls take {self._bytes} bytes already")
+            self._calls += 1
+            self._bytes += size
         try:
-            with _slot(slots):
-                return method(_parse(request_class, content), _deadline(context))
+            yield
+        finally:
+            with self._lock:
+                self._calls -= 1
+                self._bytes -= size
+
+
+def _unary(
+    admission: _Admission, max_response: int, name: str, method: Method, request_class: Any
+) -> grpc.RpcMethodHandler[bytes, bytes]:
+    def call(content: bytes, context: grpc.ServicerContext) -> bytes:
+        try:
+            with admission.admitted(len(content)):
+                return serialize(method(_parse(request_class, content), _deadline(context)), max_response)
         except KNOWN as exc:
             code, message = code_of(exc), public_message(exc)
             if is_ours(exc):
@@ -209,10 +269,10 @@ def _unary(
         except Exception:
             logger.exception("%s failed", name)
             code, message = Code.INTERNAL, "internal error"
-        return context.abort(_STATUS_CODES[code], _cut(message))
+        context.abort(_STATUS_CODES[code], _cut(message))
 
-    # Parsed in the call and not by gRPC, which logs a traceback for whatever a client sends that is no message.
-    return grpc.unary_unary_rpc_method_handler(call, response_serializer=_serialize)
+    # Parsed and written in the call and not by gRPC, which logs a traceback for what is no message or is too large.
+    return grpc.unary_unary_rpc_method_handler(call)
 
 
 def _deadline(context: grpc.ServicerContext) -> float | None:
@@ -224,26 +284,11 @@ def _deadline(context: grpc.ServicerContext) -> float | None:
     return time.monotonic() + left if left < _NO_DEADLINE else None
 
 
-@contextmanager
-def _slot(slots: threading.BoundedSemaphore) -> Iterator[None]:
-    if not slots.acquire(blocking=False):
-        raise Overloaded("as many calls are in flight as may be; see --max_in_flight")
-    try:
-        yield
-    finally:
-        slots.release()
-
-
 def _parse(request_class: Any, content: bytes) -> Any:
     try:
         return request_class.FromString(content)
     except DecodeError as exc:
         raise InvalidRequest(f"the message is no {request_class.DESCRIPTOR.name}: {exc}") from exc
-
-
-def _serialize(message: Any) -> bytes:
-    serialized: bytes = message.SerializeToString()
-    return serialized
 
 
 def _cut(message: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from handlers.build import build_server
+from handlers.configuration import MAX_FILE
 from handlers.settings import Settings, SettingsError
 from tests.conftest import DIGITS
 from tests.servers.decant import decant_serve
@@ -43,11 +44,14 @@ def test_requests_are_batched_as_flags_a_file_or_the_version_says(place: str, tm
         assert (reply.status, "Task size 2 is larger than maximum input batch size 1" in str(reply.body)) == (400, True)
 
 
-def test_versions_without_parameters_of_their_own_are_not_batched_if_these_count(tmp_path: Path) -> None:
-    flags = ["--enable_batching", "--enable_per_model_batching_parameters", "--max_batch_size", "1"]
+@pytest.mark.parametrize(("flags", "status"), [([], 200), (["--max_batch_size", "1"], 400)], ids=["none", "flags"])
+def test_versions_without_parameters_of_their_own_have_those_that_are_given(
+    flags: list[str], status: int, tmp_path: Path
+) -> None:
+    per_model = ["--enable_batching", "--enable_per_model_batching_parameters"]
     model = ["--model_name", "digits", "--model_path", str(DIGITS)]
-    with decant_serve(tmp_path, *model, *flags, without_grpc=True) as server:
-        assert server.post("/v1/models/digits:predict", TWO).status == 200
+    with decant_serve(tmp_path, *model, *per_model, *flags, without_grpc=True) as server:
+        assert server.post("/v1/models/digits:predict", TWO).status == status
 
 
 @pytest.mark.parametrize(
@@ -58,6 +62,8 @@ def test_versions_without_parameters_of_their_own_are_not_batched_if_these_count
         (None, {}, "cannot read batching.config: No such file or directory"),
         (None, {"batching_parameters_file": "", "max_batch_size": 8, "allowed_batch_sizes": (4,)}, "ends in 4"),
         ("", {"max_batch_size": 8}, "batching_parameters_file and max_batch_size are both given"),
+        (" " * (MAX_FILE + 1), {}, "^batching_parameters_file: batching.config is larger than 1048576 bytes; want"),
+        (None, {"batching_parameters_file": "ftp://x/y"}, "^batching_parameters_file: cannot read .* from 'ftp://x'"),
     ],
 )
 def test_batching_that_makes_no_sense_is_a_bad_setting(

@@ -203,7 +203,7 @@ def test_a_local_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     path.write_bytes(b" " * MAX_FILE)
     assert len(read(str(path), StorageOptions())) == MAX_FILE
     path.write_bytes(b" " * (MAX_FILE + 1))
-    with pytest.raises(SettingsError, match="is larger than 1048576 bytes"):
+    with pytest.raises(SettingsError, match=f"^model_config_file: {path} is larger than 1048576 bytes; want a file of"):
         read(str(path), StorageOptions())
 
 
@@ -221,3 +221,5 @@ def test_a_file_in_a_bucket_is_read(s3: SeaweedFS) -> None:
         read("s3://models/config/large", options)
     with pytest.raises(SettingsError, match="model_config_file: cannot read models from 'ftp://x'; want"):
         read("ftp://x/models.config", options)
+    with pytest.raises(SettingsError, match=r"^batching_parameters_file: cannot read models from 'ftp://x'; want"):
+        read("ftp://x/batching.config", options, "batching_parameters_file")

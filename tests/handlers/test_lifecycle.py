@@ -65,7 +65,8 @@ def test_a_request_that_comes_before_the_model_waits_for_it(s3: SeaweedFS, tmp_p
         assert status["state"] == "LOADING"
         stall.released.set()
         assert reply.result().body["predictions"][0]["digit"] == 7
-        assert server.get("/v2/health/ready").status == 200
+        # Who has loaded it may take a moment longer to say so.
+        server.wait_ready(10)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -159,6 +160,14 @@ def test_a_body_larger_than_the_flag_says_is_refused(tmp_path: Path) -> None:
         assert server.post(PREDICT, SEVEN).status == 413
         reply = server.post(PREDICT, b'{"instances": [1]}')
         assert reply.status == 400
+
+
+def test_without_tls_a_start_does_not_take_the_time_to_import_it(tmp_path: Path) -> None:
+    program = (DECANT[0], "-X", "importtime", *DECANT[1:])
+    with decant_serve(tmp_path, *MODEL, str(DIGITS), program=program) as server:
+        imported = {line.rpartition("|")[2].strip() for line in server.log().splitlines() if "import time:" in line}
+    assert "handlers.grpc_sidecar" in imported
+    assert "handlers.tls" not in imported
 
 
 def test_at_warning_level_a_good_run_says_nothing(tmp_path: Path) -> None:

@@ -153,6 +153,8 @@ def test_one_bad_model_of_a_file_stops_no_other(tmp_path: Path) -> None:
         assert server.terminate() == 0
     (ready,) = [line for line in server.log().splitlines() if "ready: " in line]
     assert "ready: good/1, broken/1 on REST" in ready
+    # Of the one that was taken away nothing more is said.
+    assert server.log().count("not ready") == 2
 
 
 def test_a_server_may_begin_without_models_and_be_given_some(tmp_path: Path) -> None:

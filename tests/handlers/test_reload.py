@@ -27,8 +27,10 @@ from runtime.codecs import schema
 from runtime.errors import DeadlineExceeded, InvalidRequest, PreconditionFailed
 from runtime.servable import Servable
 from runtime.server import ModelServer
-from tests.fakes import PATIENCE, until
+from tests.fakes import PATIENCE, Gate, until
 from tests.runtime.servables import VersionLoader, predict
+from tests.servers.fault_proxy import Before, FaultProxy, on
+from tests.servers.seaweedfs import SeaweedFS
 
 Y = [2.5, 3.0]
 UNAVAILABLE = "Request to assign label to version {} of model {}, which is not currently available for inference"
@@ -202,6 +204,43 @@ def test_a_reload_ends_with_its_callers_deadline(tmp_path: Path) -> None:
         gate.open()
         r.reload(message(two), time.monotonic() + PATIENCE)
         assert (r.served(), r.loader.loads) == (["two"], [2])
+
+
+@contextmanager
+def slow_bucket(s3: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[FaultProxy, Gate]]:
+    """What is in front of a bucket that nobody can list before the gate is opened."""
+    gate = Gate()
+    with FaultProxy(s3.endpoint) as proxy:
+        proxy.use(on(Before(gate.pass_through), "GET", "list-type"))
+        for name, value in s3.reader.env().items():
+            monkeypatch.setenv(name, value)
+        try:
+            yield proxy, gate
+        finally:
+            gate.open()
+
+
+@pytest.mark.parametrize("latest", [0, 1])
+def test_a_reload_does_not_wait_for_a_bucket_beyond_its_callers_deadline(
+    latest: int, s3: SeaweedFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = config(tmp_path, "one", 2)
+    with slow_bucket(s3, monkeypatch) as (proxy, gate), rig(tmp_path, one, s3_endpoint=proxy.url) as r:
+        digits = message(one, ModelConfig("digits", "s3://models/digits"))
+        if latest:
+            digits.model_config_list.config[1].model_version_policy.latest.num_versions = latest
+        for _ in range(2):
+            with pytest.raises(DeadlineExceeded, match="stay as they are: the versions of digits are still being list"):
+                r.reload(digits, time.monotonic() + 0.1)
+        # Nor does it keep others from theirs.
+        r.reload(message(one), time.monotonic() + PATIENCE)
+        with pytest.raises(DeadlineExceeded):
+            r.reload(digits, time.monotonic() + 0.1)
+        gate.open()
+        r.reload(digits, time.monotonic() + PATIENCE)
+        assert predict(r.server, name="digits") == (1, Y)
+        # One for those who have tried one after the other, and one for those after the reload that succeeded.
+        assert proxy.count("GET", "list-type") == 2
 
 
 def test_a_label_moves_once_its_version_is_loaded(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from model_cache.errors import LoadPending, ModelNotFound, StorageUnavailable
 from model_cache.policy import Latest, Specific, VersionPolicy
 from model_cache.repository import REFRESH_TIMEOUT, SETTLE, ModelRepository, ModelVersion, ServableId
 from model_cache.storage import Blob
-from tests.fakes import PATIENCE, Clock, Gate, MemoryStorage
+from tests.fakes import PATIENCE, Clock, Gate, MemoryStorage, no_more_threads
 
 TTL = 10.0
 
@@ -528,16 +528,121 @@ def test_a_refresh_that_fails_after_the_listing_expired_undoes_nothing(clock: Cl
     assert listings.count == 1
 
 
-def test_a_first_listing_is_not_waited_for_without_end(pool: ThreadPoolExecutor) -> None:
+def test_a_first_listing_is_waited_for_no_longer_than_patience_and_then_serves_the_next(clock: Clock) -> None:
     storage = MemoryStorage({"1/a": b"a"})
-    models = ModelRepository("m", storage, refresh_timeout=0.05)
+    models = repository(storage, clock)
     storage.before_list = listings = Listings()
-    first = pool.submit(models.versions)
-    listings.gate.wait_until_reached()
-    with pytest.raises(StorageUnavailable, match=r"^memory://bucket has not been listed within 0 s$"):
-        models.versions()
+    asks: list[Callable[[float], object]] = [
+        models.versions,
+        models.candidates,
+        models.unsettled,
+        lambda patience: models.find(1, patience),
+    ]
+    for ask in asks:
+        with pytest.raises(LoadPending, match=r"^the versions of m are still being listed; try again later$"):
+            ask(0.01)
+    assert models.known is None
+    [refresh] = refreshes()
+    assert refresh.daemon
     listings.gate.open()
-    assert list(first.result(PATIENCE)) == [1]
+    assert list(models.versions(PATIENCE)) == [1]
+    assert listings.count == 1
+
+
+def test_who_has_patience_waits_for_the_first_listing_that_another_has_given_up(
+    clock: Clock, pool: ThreadPoolExecutor
+) -> None:
+    storage = MemoryStorage({"1/a": b"a"})
+    models = repository(storage, clock)
+    storage.before_list = listings = Listings()
+    patient = pool.submit(models.versions)
+    listings.gate.wait_until_reached()
+    with pytest.raises(LoadPending):
+        models.versions(0)
+    listings.gate.open()
+    assert list(patient.result(PATIENCE)) == [1]
+    assert listings.count == 1
+
+
+@pytest.mark.parametrize("error", [StorageUnavailable("no network"), ZeroDivisionError()], ids=repr)
+def test_a_first_listing_that_fails_when_nobody_waits_any_more_is_logged(
+    error: Exception, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = MemoryStorage({"1/a": b"a"})
+    models = repository(storage, clock)
+    storage.before_list = failing = FailingListings(error)
+    with pytest.raises(LoadPending):
+        models.versions(0)
+    [refresh] = refreshes()
+    failing.gate.open()
+    refresh.join(PATIENCE)
+    [record] = caplog.records
+    assert record.getMessage().startswith("m: its versions are not known")
+    assert (record.levelno == logging.ERROR) == (record.exc_info is not None) == isinstance(error, ZeroDivisionError)
+    # And those who wait for one hear of it themselves.
+    with pytest.raises(type(error)):
+        models.versions(PATIENCE)
+    storage.before_list = lambda: None
+    assert list(models.versions(PATIENCE)) == [1]
+    assert len(caplog.records) == 1
+
+
+def test_a_first_listing_that_stands_still_is_not_what_later_calls_wait_for(clock: Clock) -> None:
+    storage = DatedStorage({"1/a": b"a", "2/a": b"a"})
+    models = repository(storage, clock)
+    gate = Gate()
+    storage.after_list = gate.pass_through
+    with pytest.raises(LoadPending):
+        models.versions(0)
+    gate.wait_until_reached()
+    [stuck] = refreshes()
+    storage.after_list = lambda: None
+    del storage.blobs["1/a"]
+    clock.now += REFRESH_TIMEOUT
+    assert list(models.versions(PATIENCE)) == [2]
+    gate.open()
+    stuck.join(PATIENCE)
+    assert list(models.versions()) == [2]
+
+
+def test_who_has_an_expired_listing_anew_waits_no_longer_than_patience(clock: Clock) -> None:
+    storage = MemoryStorage({"1/a": b"a", "2/a": b"a"})
+    models = repository(storage, clock)
+    models.versions()
+    del storage.blobs["1/a"]
+    models.expire()
+    storage.before_list = listings = Listings()
+    assert list(models.versions(0.01)) == [1, 2]
+    [refresh] = refreshes()
+    listings.gate.open()
+    refresh.join(PATIENCE)
+    assert list(models.versions()) == [2]
+    assert listings.count == 1
+
+
+def test_what_is_known_is_had_without_a_look(clock: Clock) -> None:
+    storage = MemoryStorage({"1/a": b"a"})
+    models = repository(storage, clock)
+    assert models.known is None
+    known = models.versions()
+    clock.now += TTL
+    models.expire()
+    assert models.known is known
+    assert refreshes() == []
+
+
+def test_where_no_thread_can_be_started_what_is_known_is_kept_and_a_first_listing_fails(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    models, others = (repository(MemoryStorage({"1/a": b"a"}), clock) for _ in range(2))
+    models.versions()
+    models.expire()
+    with no_more_threads():
+        assert list(models.versions(PATIENCE)) == [1]
+        with pytest.raises(StorageUnavailable, match="is not listed: can't start new thread"):
+            others.versions(PATIENCE)
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert list(others.versions(PATIENCE)) == [1]
 
 
 class Listings:

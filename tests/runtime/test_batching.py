@@ -16,6 +16,7 @@ import pytest
 from model_cache.errors import LoadFailed
 from runtime.batching import BatchingLoader, BatchingParameters, parse_parameters
 from runtime.batching_servable import BatchingServable
+from runtime.errors import QUOTED
 from runtime.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 from tests.fakes import until
 from tests.runtime import models
@@ -155,7 +156,7 @@ def test_a_version_without_parameters_has_everybodys_or_none(tmp_path: Path) -> 
     [
         ("max_batch_size { value: 0 }", "^batching_params.pbtxt of model/1: max_batch_size is 0; want 1 or more$"),
         ("?", "^batching_params.pbtxt of model/1: not a text proto of BatchingParameters: 1:1 : "),
-        (b"\xff", "^batching_params.pbtxt of model/1 cannot be read: 'utf-8' codec"),
+        (b"max\xff", "^batching_params.pbtxt of model/1 has bytes that are no UTF-8 at 3; want text$"),
         (" " * 65537, "^batching_params.pbtxt of model/1 has more than 65536 bytes$"),
     ],
 )
@@ -165,6 +166,25 @@ def test_a_version_with_broken_parameters_does_not_load(text: str | bytes, messa
     with pytest.raises(LoadFailed, match=message):
         load(tmp_path, inner, reads_per_model=True)
     assert inner.servables[1].is_closed
+
+
+def test_where_a_version_is_stored_is_not_told_with_what_is_wrong_with_its_parameters(tmp_path: Path) -> None:
+    put(tmp_path)
+    (tmp_path / "1" / "batching_params.pbtxt").mkdir()
+    with pytest.raises(LoadFailed, match=r"^batching_params.pbtxt of model/1 cannot be read: Is a directory$"):
+        load(tmp_path, VersionLoader(), reads_per_model=True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["é" * 30_000, f"{'a' * 60_000}: 1", f"max_batch_size: {'9' * 60_000}", f"allowed_batch_sizes: {[1] * 20_000}"],
+    ids=["no name", "a name", "a number", "sizes"],
+)
+def test_of_a_version_with_broken_parameters_an_error_quotes_so_much_and_no_more(text: str, tmp_path: Path) -> None:
+    put(tmp_path, text)
+    with pytest.raises(LoadFailed) as caught:
+        load(tmp_path, VersionLoader(), reads_per_model=True)
+    assert len(str(caught.value).encode()) < QUOTED + 150
 
 
 def test_without_protobuf_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

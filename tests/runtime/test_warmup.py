@@ -324,5 +324,7 @@ def test_a_real_model_is_warmed_up(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert recorded.startswith("warmed up model/1 with 1 recorded requests in ")
     # Sizes that do not go together.
     (directory / "assets.extra" / "tf_serving_warmup_requests").write_bytes(framed(log(a=3, b=2)))
-    with pytest.raises(LoadFailed, match=r"^cannot warm up model/1: warm-up record 1 fails: .* cannot run these inputs"):
+    with pytest.raises(
+        LoadFailed, match=r"^cannot warm up model/1: warm-up record 1 fails: .* cannot run these inputs"
+    ):
         loader.load(models.version_at(tmp_path))

@@ -1,0 +1,186 @@
+"""Flags whose way is long, from the command line of a real server to what its clients see."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from numpy.typing import NDArray
+
+from runtime.codecs import schema, tensor_proto
+from runtime.engine import openvino
+from tests.handlers.test_batching_and_warmup import framed
+from tests.runtime import models
+from tests.servers.decant import Decant, decant_serve
+
+# After the tests' models, which keep telemetry out.
+from openvino import opset13 as ops  # isort: skip
+
+PREDICT = "/v1/models/m:predict"
+UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+SERVICES = {
+    "tensorflow.serving.PredictionService",
+    "tensorflow.serving.ModelService",
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1alpha.ServerReflection",
+}
+
+
+def witness() -> Any:
+    """``seen = the shape of x``, for each row: what a request was run together with, and how that was padded."""
+    x = _input((-1, -1))
+    shape = ops.shape_of(x)
+    rows = ops.gather(shape, np.array([0]), np.array(0))
+    seen = ops.broadcast(shape, ops.concat([rows, ops.constant(np.array([2], np.int64))], 0))
+    seen.output(0).get_tensor().set_names({"seen"})
+    return openvino().Model([ops.result(seen)], [x], "witness")
+
+
+def counter() -> Any:
+    """``y = how many inferences there have been``, for each row."""
+    x = _input((-1,))
+    read = ops.read_value(np.zeros(1, np.float32), "count", openvino().Type.f32, openvino().PartialShape([1]))
+    count = ops.add(read, np.ones(1, np.float32))
+    y = ops.add(ops.multiply(x, np.zeros(1, np.float32)), count)
+    y.output(0).get_tensor().set_names({"y"})
+    return openvino().Model([ops.result(y)], [ops.assign(count, "count")], [x], "counter")
+
+
+def _input(shape: tuple[int, ...]) -> Any:
+    x = ops.parameter(openvino().PartialShape(list(shape)), openvino().Type.f32, name="x")
+    x.output(0).get_tensor().set_names({"x"})
+    return x
+
+
+def written(x: NDArray[np.float32]) -> bytes:
+    request = schema.PredictRequest()
+    request.model_spec.name = "m"
+    tensor_proto.encode(x, request.inputs["x"], 1)
+    content: bytes = request.SerializeToString()
+    return content
+
+
+def answered(channel: grpc.Channel, x: NDArray[np.float32]) -> Any:
+    """The one tensor of the answer, as a message."""
+    call: Any = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+    (tensor,) = schema.PredictResponse.FromString(call(written(x), timeout=60)).outputs.values()
+    return tensor
+
+
+def code_of(channel: grpc.Channel, x: NDArray[np.float32]) -> grpc.StatusCode:
+    try:
+        answered(channel, x)
+    except grpc.RpcError as exc:
+        code: grpc.StatusCode = exc.code()
+        return code
+    return grpc.StatusCode.OK
+
+
+def zeros(*shape: int) -> NDArray[np.float32]:
+    return np.zeros(shape, np.float32)
+
+
+def rows(tensor: Any) -> list[list[int]]:
+    seen: list[list[int]] = tensor_proto.decode("seen", tensor).tolist()
+    return seen
+
+
+@contextmanager
+def serving(directory: Path, *flags: str) -> Iterator[tuple[Decant, grpc.Channel]]:
+    """A server of what is in ``directory / "model"``, and a channel to it."""
+    with (
+        decant_serve(directory, "--model_name", "m", "--model_path", directory / "model", *flags) as server,
+        grpc.insecure_channel(server.grpc_address, options=UNLIMITED) as channel,
+    ):
+        yield server, channel
+
+
+def test_what_is_run_together_waits_and_is_padded_as_flags_say_and_both_fronts_answer_as_they_say(
+    tmp_path: Path,
+) -> None:
+    wait = 2.5
+    batching = ["--enable_batching", "--max_batch_size", "4", "--batch_timeout_micros", f"{wait * 1e6:.0f}"]
+    padding = ["--allowed_batch_sizes", "2,4", "--pad_variable_length_inputs"]
+    models.save(witness(), tmp_path / "model")
+    fronts = ["--rest_api_timeout_in_ms", "1000", "--rest_api_enable_cors_support", "--grpc_reflection"]
+    with (
+        serving(tmp_path, *batching, *padding, *fronts, "--tensor_content_from", "64") as (server, channel),
+        ThreadPoolExecutor(2) as pool,
+    ):
+        assert set(ProtoReflectionDescriptorDatabase(channel).get_services()) == SERVICES
+
+        began = time.monotonic()
+        lone = answered(channel, zeros(1, 3))
+        assert wait <= time.monotonic() - began < 10 * wait
+        assert rows(lone) == [[2, 3]]
+        assert lone.int64_val
+
+        pair = [pool.submit(answered, channel, zeros(1, width)) for width in (3, 5)]
+        assert [rows(answer.result()) for answer in pair] == [[[2, 5]]] * 2
+
+        full = answered(channel, zeros(4, 3))
+        assert rows(full) == [[4, 3]] * 4
+        assert full.tensor_content
+
+        headers = {"Origin": "https://example.com"}
+        reply = server.post(PREDICT, {"instances": [[0, 0]] * 4}, headers)
+        assert (reply.status, reply.body) == (200, {"predictions": [[4, 2]] * 4})
+        assert reply.headers["access-control-allow-origin"] == "*"
+        # Before the end of its wait for others.
+        assert server.post(PREDICT, {"instances": [[0, 0]]}).status == 504
+
+
+def test_so_many_batches_run_and_wait_at_a_time_as_flags_say(tmp_path: Path) -> None:
+    limits = ["--max_batch_size", "2000", "--num_batch_threads", "2", "--max_enqueued_batches", "1"]
+    content = "--enable_serialization_as_tensor_content"
+    models.save(models.slow(), tmp_path / "model")
+    with (
+        serving(tmp_path, "--enable_batching", *limits, content) as (_, channel),
+        ThreadPoolExecutor(8) as pool,
+    ):
+        full = np.ones((2000, 512), np.float32)
+        # One after the other would take ten times as long as for all to come.
+        codes = list(pool.map(code_of, [channel] * 8, [full] * 8))
+        assert sorted(code.name for code in codes) == ["OK"] * 3 + ["UNAVAILABLE"] * 5
+        assert answered(channel, full[:1]).tensor_content
+
+
+RECORDED, ZEROS = "warmed up m/1 with 1 recorded requests", "warmed up serving_default of m/1 with zeros"
+
+
+@pytest.mark.parametrize(
+    ("flags", "inferences", "said", "unsaid"),
+    [
+        (["--num_request_iterations_for_warmup", "5"], 5, RECORDED, ZEROS),
+        (["--enable_model_warmup", "false"], 1, ZEROS, RECORDED),
+        (["--enable_model_warmup", "false", "--enable_signature_warmup", "false"], 0, "ready: m/1", "warmed up"),
+    ],
+    ids=["iterations", "no records", "neither"],
+)
+def test_so_many_inferences_warm_a_model_up_as_flags_say(
+    flags: list[str], inferences: int, said: str, unsaid: str, tmp_path: Path
+) -> None:
+    log = schema.PredictionLog()
+    log.predict_log.request.ParseFromString(written(zeros(1)))
+    extra = models.save(counter(), tmp_path / "model") / "assets.extra"
+    extra.mkdir()
+    (extra / "tf_serving_warmup_requests").write_bytes(framed(log.SerializeToString()))
+    with serving(tmp_path, *flags) as (server, _):
+        assert server.post(PREDICT, {"instances": [0]}).body == {"predictions": [inferences + 1]}
+        server.process.wait_until(lambda: "ready: m/1" in server.log(), 10)
+        assert said in server.log()
+        assert unsaid not in server.log()
+
+
+def test_a_model_without_records_is_not_warmed_up_if_flags_say_so(tmp_path: Path) -> None:
+    models.save(counter(), tmp_path / "model")
+    with serving(tmp_path, "--enable_signature_warmup", "false") as (server, _):
+        assert server.post(PREDICT, {"instances": [0]}).body == {"predictions": [1]}

@@ -53,18 +53,22 @@ class BoundedProtocol(HttpToolsProtocol):
             # httptools takes what follows for another protocol's.
             self._read_again(data[exc.args[0] :])
         except httptools.HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
+            self._refuse_as_malformed("Invalid HTTP request received.")
 
     def _read_again(self, rest: bytes) -> None:
         self._offers_upgrade = False
         method, version = self.parser.get_method(), self.parser.get_http_version()
         if method == b"CONNECT":
-            return self.send_400_response("CONNECT is for proxies.")
+            return self._refuse_as_malformed("CONNECT is for proxies.")
         headers = [name + b": " + value for name, value in self.headers if name not in _OF_UPGRADES]
         head = b"\r\n".join((b"%b %b HTTP/%b" % (method, self.url, version.encode()), *headers, b"", b""))
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self._feed(head + rest)
+
+    def _refuse_as_malformed(self, why: str) -> None:
+        self.logger.warning(why)
+        self.send_400_response(why)
 
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade():

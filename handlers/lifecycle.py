@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol
 from handlers.build import build_server
 from handlers.configuration import models_of
 from handlers.reload import Reload, start_all
-from handlers.settings import Settings
+from handlers.settings import OF_TLS, Settings
 from model_cache.cache import FAILURE_TTL
 from model_cache.errors import BlobChanged, CacheFull, LoadFailed, LoadPending, ModelCacheError
 from model_cache.repository import ServableId
@@ -37,7 +37,6 @@ UPLOAD_TIMEOUT = 120.0
 """Seconds that a start waits for a model that is being uploaded meanwhile."""
 _UPLOAD_PAUSE = 1.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_OF_TLS = ("ssl_config_file", "grpc_tls_key_file", "grpc_tls_cert_file", "grpc_tls_client_ca_file")
 
 
 class Front(Protocol):
@@ -96,7 +95,7 @@ def serve(settings: Settings) -> NoReturn:
 
 def _read_tls(settings: Settings) -> Tls | None:
     # Not for those who ask for none: all that it imports would come before the load begins.
-    if not settings.given(_OF_TLS):
+    if not settings.given(OF_TLS):
         return None
     from handlers.tls import read_tls
 

@@ -24,6 +24,7 @@ PREFIX = "DECANT_"
 CLIENTS = ("auto", "sdk", "obstore")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _OF_ONE_MODEL = ("model_name", "model_path", "model_version_policy", "version_labels")
+OF_TLS = ("ssl_config_file", "grpc_tls_key_file", "grpc_tls_cert_file", "grpc_tls_client_ca_file")
 OF_BATCHING = (
     "max_batch_size",
     "batch_timeout_micros",
@@ -318,7 +319,7 @@ class Settings:
         if self.port and self.port == self.rest_port:
             raise SettingsError(f"port and rest_port cannot have the same values: {self.port}")
 
-        tls = self.given(("ssl_config_file", "grpc_tls_key_file", "grpc_tls_cert_file", "grpc_tls_client_ca_file"))
+        tls = self.given(OF_TLS)
         if tls and not self.port:
             raise SettingsError(f"{tls[0]} is given without a gRPC port; a UNIX socket is in plain text")
 

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from handlers.build import build_server
 from handlers.logs import configure_logging
 from handlers.settings import read_settings
-from runtime.engine import openvino
+from runtime.openvino_core import openvino
 from runtime.rest import create_app
 
 

@@ -16,13 +16,13 @@ from urllib.parse import unquote, urlsplit
 from handlers.settings import Settings, SettingsError
 from model_cache.policy import MAX_VERSION, All, Latest, Specific, VersionPolicy, parse_policy
 from model_cache.storage import BACKENDS, StorageOptions, open_storage
+from runtime.errors import quoted
 
 MAX_FILE = 1 << 20
 """Bytes that a file may have: some ten thousand models."""
 PLATFORMS = ("", "tensorflow", "openvino")
 """Values of model_platform: both servers' files name their own, and models are what their files say."""
 _URLS = tuple(filter(None, BACKENDS))
-_QUOTED = 256
 
 _AS_ALWAYS: Mapping[str, Sequence[object]] = {
     "batch_size": (0, "0"),
@@ -129,7 +129,7 @@ def _parse_text(text: str) -> list[ModelConfig]:
         text_format.Parse(text, message)
     except text_format.ParseError as exc:
         raise SettingsError(
-            f"Error parsing text-format tensorflow.serving.ModelServerConfig: {_quoted(_one_line(exc))}"
+            f"Error parsing text-format tensorflow.serving.ModelServerConfig: {quoted(_one_line(exc))}"
         ) from exc
     return from_message(message)
 
@@ -180,10 +180,10 @@ def _parse_json(text: str) -> list[ModelConfig]:
         raise SettingsError(f"{exc.lineno}:{exc.colno}: this is no JSON: {exc.msg}") from exc
     # Lists too deep, and numbers too long.
     except (RecursionError, ValueError) as exc:
-        raise SettingsError(f"this is no configuration: {_quoted(_one_line(exc))}") from exc
+        raise SettingsError(f"this is no configuration: {quoted(_one_line(exc))}") from exc
     for name, value in root.items():
         if name != "model_config_list" and value not in ([], {}):
-            raise SettingsError(f"{_quoted(name)} is not supported; want model_config_list alone")
+            raise SettingsError(f"{quoted(name)} is not supported; want model_config_list alone")
     configs = root.get("model_config_list")
     if not isinstance(configs, list):
         _refuse("", "model_config_list", configs, 'a list of {"config": {"name": ..., "base_path": ...}}')
@@ -228,7 +228,7 @@ def _json_labels(where: str, value: Any) -> Mapping[str, int]:
 
 def _check_as_always(where: str, name: str, value: object) -> None:
     if name not in _AS_ALWAYS:
-        raise SettingsError(f"{where}: {_quoted(name)} is not supported; want name, base_path, model_version_policy")
+        raise SettingsError(f"{where}: {quoted(name)} is not supported; want name, base_path, model_version_policy")
     wanted = _AS_ALWAYS[name]
     # False is 0 to Python.
     if not any(type(value) is type(other) and value == other for other in wanted):
@@ -254,7 +254,7 @@ def _check(where: str, config: ModelConfig) -> None:
         if not label or not label.isprintable():
             _refuse(where, "version_labels", label, "a name for a version")
         if not 0 <= version <= MAX_VERSION:
-            _refuse(where, f"the version of label {_quoted(label)}", version, f"0 to {MAX_VERSION}")
+            _refuse(where, f"the version of label {quoted(label)}", version, f"0 to {MAX_VERSION}")
 
 
 def _scheme(url: str) -> str:
@@ -265,11 +265,11 @@ def _scheme(url: str) -> str:
 
 
 def _where(number: int, name: object) -> str:
-    return f"model {_quoted(repr(name))}" if name else f"model {number + 1} of the list"
+    return f"model {quoted(repr(name))}" if name else f"model {number + 1} of the list"
 
 
 def _refuse(where: str, name: str, given: object, wanted: str) -> NoReturn:
-    raise SettingsError(f"{where}{': ' if where else ''}{name} is {_quoted(repr(given))}; want {wanted}")
+    raise SettingsError(f"{where}{': ' if where else ''}{name} is {quoted(repr(given))}; want {wanted}")
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -282,7 +282,3 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
-
-
-def _quoted(text: str) -> str:
-    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}..."

@@ -8,12 +8,10 @@ from __future__ import annotations
 import logging
 import math
 import re
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +26,14 @@ from runtime import strings
 from runtime.codecs.dtypes import bfloat16, is_string
 from runtime.errors import DeadlineExceeded, InferenceFailed, InvalidRequest, Overloaded, SignatureNotFound
 from runtime.inputs import check_inputs
-from runtime.memory import Meter, keep_little, trim
+from runtime.memory import Meter, trim
+from runtime.openvino_core import DEVICE, core, openvino
 from runtime.pool import Pool
 from runtime.servable import LoadPhases, Tensors
 from runtime.signature import DEFAULT_SIGNATURE, DYNAMIC, Dtype, Signature, TensorSpec
 
 logger = logging.getLogger(__name__)
 
-DEVICE = "CPU"
 # One request at a time gets all cores: what a caller waits for on a platform that sends one request at a time.
 DEFAULTS = {"PERFORMANCE_HINT": "LATENCY"}
 POOL_TIMEOUT = 30.0
@@ -62,15 +60,6 @@ _DTYPES = {
     "boolean": "bool",
     "string": "object",
 }
-
-
-@cache
-def openvino() -> Any:
-    """Import OpenVINO without ``openvino.tools``: converters nobody here calls, 0.1 s, and a call home."""
-    sys.modules.setdefault("openvino.tools", None)  # type: ignore[arg-type]
-    import openvino
-
-    return openvino
 
 
 class OpenVinoLoader:
@@ -109,7 +98,7 @@ class OpenVinoLoader:
         with ExitStack() as stack:
             files = stack.enter_context(self._files.lease(version))
             # Not to be measured with the first model.
-            _core()
+            core()
             began_compiling = time.perf_counter()
             with self._meter.change() as change:
                 servable = self._make(version, files.directory)
@@ -135,7 +124,7 @@ class OpenVinoLoader:
         except OSError as exc:
             raise LoadFailed(f"the files of {version} have gone or cannot be read: {exc.strerror}") from exc
         try:
-            compiled = _core().compile_model(path, DEVICE, self._config)
+            compiled = core().compile_model(path, DEVICE, self._config)
             return OpenVinoServable(str(version), compiled, self._pool_timeout, self._meter)
         # OpenVINO's only error class.
         except RuntimeError as exc:
@@ -311,13 +300,6 @@ def _upper_bound(version: ModelVersion) -> int:
     # The weights as mapped from the file, and once more as the plugin lays them out for its kernels, where those that
     # are stored as float16 are float32 on most CPUs.
     return 3 * version.size + _OVERHEAD
-
-
-@cache
-def _core() -> Any:
-    # Before the first weights are.
-    keep_little()
-    return openvino().Core()
 
 
 def _model_file(version: ModelVersion, directory: Path) -> Path:

@@ -145,7 +145,7 @@ def _is_column(shape: tuple[int, ...]) -> bool:
 
 def _told(specs: Mapping[str, TensorSpec]) -> str:
     told = ", ".join(f"{name} {tf_name(spec.dtype)} {_shape(spec)}" for name, spec in specs.items())
-    return told if len(told) <= _MAX_NAMES else f"{told[:_MAX_NAMES]}..."
+    return quoted(told)
 
 
 def _shape(spec: TensorSpec) -> str:

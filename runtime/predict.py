@@ -7,7 +7,9 @@ when its model is there, in seconds; DeadlineExceeded after that.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 from runtime import examples
 from runtime.codecs import json_answer, json_examples, json_tensor
@@ -34,7 +36,9 @@ def predict_json(
     return json_answer.encode(outputs, request.is_row)
 
 
-def classify_json(
+def _answer_examples(
+    infer: Callable[..., Any],
+    encode: Callable[[Any], bytes],
     server: ModelServer,
     name: str,
     version: int | None,
@@ -45,23 +49,12 @@ def classify_json(
 ) -> bytes:
     request = json_examples.parse_examples(body)
     with server.lease(name, version, label=label) as lease:
-        results = examples.classify(lease.servable, request.signature_name, request.examples, _deadline(timeout))
-    return json_examples.encode_classifications(results)
+        results = infer(lease.servable, request.signature_name, request.examples, _deadline(timeout))
+    return encode(results)
 
 
-def regress_json(
-    server: ModelServer,
-    name: str,
-    version: int | None,
-    body: bytes,
-    *,
-    label: str | None = None,
-    timeout: float | None = None,
-) -> bytes:
-    request = json_examples.parse_examples(body)
-    with server.lease(name, version, label=label) as lease:
-        results = examples.regress(lease.servable, request.signature_name, request.examples, _deadline(timeout))
-    return json_examples.encode_regressions(results)
+classify_json = partial(_answer_examples, examples.classify, json_examples.encode_classifications)
+regress_json = partial(_answer_examples, examples.regress, json_examples.encode_regressions)
 
 
 def _deadline(timeout: float | None) -> float | None:

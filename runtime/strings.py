@@ -7,7 +7,6 @@ neither: they take strings apart into one array of bytes and where each begins a
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from functools import cache
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import InvalidRequest
+from runtime.openvino_core import DEVICE, core, openvino
 
 _MOST = np.iinfo(np.int32).max
 """Bytes that all strings of a tensor may have together: positions are int32."""
@@ -43,7 +43,7 @@ def pack(array: NDArray[Any]) -> tuple[Any, Any]:
     """
     if not array.size:
         # The operations do not run for nothing, and would leave the answer of the time before.
-        return _openvino().Tensor(_openvino().Type.string, list(array.shape)), None
+        return openvino().Tensor(openvino().Type.string, list(array.shape)), None
     strings = array.ravel().tolist()
     ends = np.cumsum(np.fromiter(map(len, strings), np.int64, len(strings)), dtype=np.int64)
     if ends[-1] > _MOST:
@@ -72,10 +72,10 @@ def unpack(tensor: Any) -> NDArray[Any]:
 
 
 def _run(compiled: Any, arrays: list[NDArray[Any]]) -> tuple[Any, Any]:
-    openvino = _openvino()
+    ov = openvino()
     request = compiled.create_infer_request()
     for i, array in enumerate(arrays):
-        request.set_input_tensor(i, openvino.Tensor(array, shared_memory=True))
+        request.set_input_tensor(i, ov.Tensor(array, shared_memory=True))
     # Not infer(), which returns the outputs too, by the way that is to be avoided.
     request.start_async()
     request.wait()
@@ -85,28 +85,23 @@ def _run(compiled: Any, arrays: list[NDArray[Any]]) -> tuple[Any, Any]:
 # By rank, as the CPU plugin compiles no input whose rank is open.
 @cache
 def _packing(rank: int) -> Any:
-    openvino, ops = _openvino(), _operations()
-    begins, ends = (ops.parameter([-1] * rank, openvino.Type.i32) for _ in range(2))
-    characters = ops.parameter([-1], openvino.Type.u8)
+    ov, ops = openvino(), _operations()
+    begins, ends = (ops.parameter([-1] * rank, ov.Type.i32) for _ in range(2))
+    characters = ops.parameter([-1], ov.Type.u8)
     packed = ops.string_tensor_pack(begins, ends, characters)
-    return _compile(openvino.Model([ops.result(packed)], [begins, ends, characters], "pack"))
+    return _compile(ov.Model([ops.result(packed)], [begins, ends, characters], "pack"))
 
 
 @cache
 def _unpacking(rank: int) -> Any:
-    openvino, ops = _openvino(), _operations()
-    strings = ops.parameter([-1] * rank, openvino.Type.string)
+    ov, ops = openvino(), _operations()
+    strings = ops.parameter([-1] * rank, ov.Type.string)
     parts = ops.string_tensor_unpack(strings)
-    return _compile(openvino.Model([ops.result(parts.output(i)) for i in range(3)], [strings], "unpack"))
+    return _compile(ov.Model([ops.result(parts.output(i)) for i in range(3)], [strings], "unpack"))
 
 
 def _compile(model: Any) -> Any:
-    return _openvino().Core().compile_model(model, "CPU")
-
-
-def _openvino() -> Any:
-    # The engine's, which has seen to it that only what is needed of it is imported.
-    return sys.modules["openvino"]
+    return core().compile_model(model, DEVICE)
 
 
 def _operations() -> Any:

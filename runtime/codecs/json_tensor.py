@@ -59,10 +59,11 @@ class ParsedPredict:
                 return tensors
             # Its tape is several times as large as the body.
             self.fast = None
+        if self.exact is not None:
+            return json_exact.read(self.exact, specs, deadline)
         with json_limits.alone(self.body, deadline):
             # Whatever has parsed it once takes nothing that rapidjson refuses.
-            document = json_exact.parse(self.body, is_strict=True) if self.exact is None else self.exact
-            return json_exact.read(document, specs, deadline)
+            return json_exact.read(json_exact.parse(self.body, is_strict=True), specs, deadline)
 
 
 def parse_predict(body: bytes) -> ParsedPredict:

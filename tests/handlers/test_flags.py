@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from numpy.typing import NDArray
 
 from runtime.codecs import schema, tensor_proto
-from runtime.engine import openvino
+from runtime.openvino_core import openvino
 from tests.handlers.test_batching_and_warmup import framed
 from tests.runtime import models
 from tests.servers.decant import Decant, decant_serve

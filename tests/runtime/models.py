@@ -17,7 +17,8 @@ import numpy as np
 from model_cache.disk import DiskCache
 from model_cache.local import LocalStorage
 from model_cache.repository import ModelRepository, ModelVersion
-from runtime.engine import OpenVinoLoader, OpenVinoServable, openvino
+from runtime.engine import OpenVinoLoader, OpenVinoServable
+from runtime.openvino_core import openvino
 from runtime.signature import Dtype
 from tests.fakes import MemoryStorage
 

@@ -66,8 +66,7 @@ def test_nothing_is_left_of_the_strings_before() -> None:
 def test_one_long_string_among_many_costs_no_more_than_itself() -> None:
     """At the length of the longest for each this would be 3 TiB."""
     program = (
-        "import resource; import numpy as np; from runtime import engine, strings\n"
-        "engine.openvino()\n"
+        "import resource; import numpy as np; from runtime import strings\n"
         "array = np.empty(100_000, object); array[:] = [b'x' * (1 << 25), *[b''] * 99_999]\n"
         "strings.unpack(strings.pack(array[:2])[0]); before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "assert (strings.unpack(strings.pack(array)[0]) == array).all()\n"

@@ -115,6 +115,18 @@ def _ours() -> Schema:
                 "responses": {**_answer("All models", "Cache"), **_errors(busy)},
             }
         },
+        "/v1/coldstart": _get("coldstart", "What the process has spent its start on", [], "ColdStart"),
+        "/v1/coldstart.svg": {
+            "get": {
+                "operationId": "coldstart.svg",
+                "tags": ["models"],
+                "summary": "The same as a picture",
+                "responses": {
+                    "200": {"description": "A waterfall", "content": {"image/svg+xml": {"schema": _STRING}}},
+                    **_errors(busy),
+                },
+            }
+        },
         "/v2/health/live": _health("live", "Whether the process answers", {"200": {"description": "It does"}}),
         "/v2/health/ready": _health("ready", "Whether what must be loaded is, and every port listens", ready),
     }
@@ -171,6 +183,15 @@ _STRING: Schema = {"type": "string"}
 _BOOL: Schema = {"type": "boolean"}
 _NUMBER: Schema = {"type": "number"}
 _BYTES: Schema = {"type": "integer", "minimum": 0}
+_SECONDS: Schema = {"type": "number", "minimum": 0}
+_SECONDS_OR_NULL: Schema = {"type": ["number", "null"], "minimum": 0}
+_SPANS: Schema = _array(
+    {
+        "type": "object",
+        "properties": {"name": _STRING, "thread": _STRING, "start": _SECONDS, "end": _SECONDS_OR_NULL},
+        "required": ["name", "thread", "start", "end", "facts"],
+    }
+)
 _INT64: Schema = {"type": "string", "pattern": "^-?[0-9]+$", "description": "An integer of 64 bits."}
 
 _PARAMETERS: Schema = {
@@ -323,6 +344,26 @@ _SCHEMAS: Schema = {
         }
     ),
     # Keys are always there; some more may come.
+    "ColdStart": _object(
+        {
+            "started_at": {"type": "string", "format": "date-time"},
+            "seconds": _SECONDS,
+            "ready": _SECONDS_OR_NULL,
+            "first_predict": _SECONDS_OR_NULL,
+            "is_over": _BOOL,
+            "phases": _map({"type": "object", "required": ["count", "seconds"]}),
+            "critical_path": _array(
+                {
+                    "type": "object",
+                    "properties": {"name": _STRING, "thread": _STRING, "start": _SECONDS, "end": _SECONDS},
+                    "required": ["name", "start", "end"],
+                }
+            ),
+            "spans": _SPANS,
+            "dropped": _BYTES,
+            "loads": _array({"type": "object", "properties": {"spans": _SPANS}, "required": ["model", "spans"]}),
+        }
+    ),
     "Cache": {
         "type": "object",
         "properties": {

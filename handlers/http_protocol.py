@@ -1,117 +1,578 @@
-"""uvicorn's HTTP protocol for httptools, with what that lacks: limits to a request's head, in bytes and in time; and
-bodies of requests that offer an upgrade, as Java's HttpClient does with HTTP/2 and as a server may ignore."""
+"""HTTP/1.1 on one connection: httptools' parser, an asyncio protocol, and what stands between them and the contract.
+
+Requests are answered one at a time and in their order. While one is being answered hardly anything behind it is
+parsed, and soon nothing is read: what a client sends ahead waits in its socket. One answer is one write, and the next
+request begins when the kernel has taken all of it: whoever does not read his answers gets no more of them.
+
+Everything runs on the loop's thread, but for answers that take time: `Front.run` has them made in others.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import logging
+from collections import deque
+from collections.abc import Callable
+from math import inf
+from typing import NamedTuple, Protocol, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from runtime import urls
+from runtime.bodies import BODY_SILENCE, give_up_at, given_up
+from runtime.contract import Answer, Call, Contract
+
+logger = logging.getLogger(__name__)
 
 MAX_HEAD = 64 << 10
-"""Bytes of a request line and headers; more by what comes at once, 256 KiB at most."""
-HEAD_TIMEOUT = 20.0
-"""Seconds that these may take from their first byte, or from the connection's beginning."""
+"""Bytes of a request line and headers, and of a line between chunks of a body or the trailers behind it; and a little
+more, by what is parsed at once."""
+LINGER = 1.0
+"""Seconds for which what still comes is read and dropped, so that the last answer is not lost: a socket closed with
+bytes unread is reset, and the client's system then drops what the client has not read."""
+_MAX_LINGER = 1 << 20
+"""Bytes that are read so."""
+_STRIDE = 4 << 10
+"""Bytes that are parsed at once where there may be whole requests in them."""
+_CHUNK = 4 << 10
+"""Bytes of a body from which they are an object of their own."""
+_SMALL = 64 << 10
+"""Bytes of a body up to which copying it behind its head is cheaper than telling the system of two places."""
+
+
+_PHRASES = {
+    200: "OK",
+    400: "Bad Request",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    408: "Request Timeout",
+    413: "Request Entity Too Large",
+    429: "Too Many Requests",
+    431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
+    501: "Not Implemented",
+    503: "Service Unavailable",
+    504: "Gateway Timeout",
+    507: "Insufficient Storage",
+}
+_HEALTH = (b"/v2/health/live", b"/v2/health/ready")
+# What the contract looks at.
+_LOOKED_AT = ("accept-encoding", "content-encoding", "content-length", "expect", "origin")
+_NAMES = {name.encode(): name for name in _LOOKED_AT}
 _OF_UPGRADES = (b"connection", b"upgrade", b"http2-settings")
-_REFUSAL = b"the request line and headers are larger than %d bytes\n" % MAX_HEAD
+_TEXT = {"content-type": "text/plain; charset=utf-8"}
+_MALFORMED = "Invalid HTTP request received."
+_TOO_LARGE = f"the request line and headers are larger than {MAX_HEAD} bytes\n"
 
 
-class BoundedProtocol(HttpToolsProtocol):
-    """One connection. Whoever sends heads without end, or never ends one, loses it."""
+class Timeouts(NamedTuple):
+    """In seconds."""
 
-    def __init__(self, *args: Any, head_timeout: float = HEAD_TIMEOUT, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._head_timeout = head_timeout
-        # Bytes that have come of a head; None while a body comes.
-        self._head: int | None = 0
-        self._timer: asyncio.TimerHandle | None = None
+    head: float = 20.0
+    """That a head may take from its first byte, or from the connection's beginning."""
+    keep_alive: float = 5.0
+    """That a connection is kept between an answer and the next request."""
+    silence: float = BODY_SILENCE
+    """Without a byte of a body, or without one of an answer being taken, until it is given up."""
+
+
+TIMEOUTS = Timeouts()
+
+
+class Front(Protocol):
+    """What the connections of a server have in common. On the loop's thread."""
+
+    loop: asyncio.AbstractEventLoop
+    contract: Contract
+    timeouts: Timeouts
+    is_draining: bool
+    """Whether a connection ends with the answer that is under way."""
+
+    def is_ready(self) -> bool: ...
+
+    def date(self) -> bytes:
+        """Return the header of this second, with the end of its line."""
+        ...
+
+    def run(self, call: Callable[[], Answer], done: Callable[[Answer], None]) -> None:
+        """Make an answer in another thread, and give it to ``done`` on the loop's."""
+        ...
+
+    def answer_other(self, method: str, path: bytes, query: bytes, done: Callable[[Answer], None]) -> None:
+        """Answer what is neither of ``/v1/`` nor health, now or later."""
+        ...
+
+    def opened(self, connection: Connection) -> None: ...
+
+    def closed(self, connection: Connection) -> None: ...
+
+
+class _Request:
+    """One request, from when its head has come."""
+
+    __slots__ = (
+        "_chunks",
+        "_tail",
+        "call",
+        "headers",
+        "is_begun",
+        "is_complete",
+        "is_read",
+        "keeps_alive",
+        "method",
+        "refusal",
+        "size",
+        "url",
+    )
+
+    def __init__(self, method: str, url: bytes, headers: dict[str, str], keeps_alive: bool) -> None:
+        self.method = method
+        self.url = url
+        self.headers = headers
+        self.keeps_alive = keeps_alive
+        self.call: Call | None = None
+        """Once it is begun, if it is of the contract."""
+        self.refusal: Answer | None = None
+        """The answer to what is no request: nothing comes behind it."""
+        self.is_read = True
+        """Whether what comes of its body is kept: not once it is answered, as nobody reads the rest."""
+        self._chunks: list[bytes | bytearray] = []
+        # Small ones are put together as they come: as objects of their own they would take many times their bytes.
+        self._tail = bytearray()
+        self.size = 0
+        """Bytes of its body that have come."""
+        self.is_begun = False
+        self.is_complete = False
+
+    def add(self, data: bytes) -> None:
+        self.size += len(data)
+        if not self.is_read:
+            return
+        if len(data) < _CHUNK and len(self._tail) < _CHUNK:
+            self._tail += data
+        else:
+            self._chunks += [self._tail, data] if self._tail else [data]
+            self._tail = bytearray()
+
+    def take_body(self) -> bytes:
+        """Return all that was kept, and keep nothing any more."""
+        body = b"".join([*self._chunks, self._tail] if self._tail else self._chunks)
+        self.drop_body()
+        return body
+
+    def drop_body(self) -> None:
+        self.is_read = False
+        self._chunks, self._tail = [], bytearray()
+
+
+class Connection(asyncio.Protocol):
+    """One connection."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+        self._loop = front.loop
+        self._transport = cast(asyncio.Transport, None)
+        self._new_parser()
+        # What the parser has of the head that it is at.
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
         # Whether the head that has just ended is to be read again, without the upgrade that it offers.
         self._offers_upgrade = False
+        # Requests whose heads have come and which are not answered, oldest first. All but the last are complete.
+        self._requests: deque[_Request] = deque()
+        # Whose body the parser is at; None while it is at a head.
+        self._incoming: _Request | None = None
+        # Bytes that the parser has had since it last made something of them.
+        self._unmade = 0
+        # What has come and is for the parser later, as the first of the requests is being answered.
+        self._rest = b""
+        # Whether the first of the requests is being answered elsewhere; whether the system has not yet taken all of the
+        # last answer. While either is so, nothing is parsed and nothing begun.
+        self._is_running = False
+        self._is_sending = False
+        # The call whose answer is being sent: it is in flight until all of it is, as its answer is in memory.
+        self._sent_call: Call | None = None
+        # Whether this connection ends when what is being sent is, and whether there is more to come that is not wanted;
+        # whether it only waits for the client to have heard the last answer.
+        self._is_ending = False
+        self._is_refusing = False
+        self._is_lingering = False
+        self._dropped = 0
+        # When what the connection waits for has begun, and when something of it came last.
+        self._began = self._heard = front.loop.time()
+        # Whether it waits for a head of which nothing has come, after an answer.
+        self._is_idle = False
+        self._unsent = self._to_send = 0
+        self._timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._start_timer()
+    # Of the transport.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        # So that "paused" means that something is unsent, and each write is tried at once.
+        self._transport.set_write_buffer_limits(high=0)
+        self._front.opened(self)
+        if self._front.is_draining:
+            return self._transport.close()
+        self._start_timer(min(self._front.timeouts))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
-        super().connection_lost(exc)
+        self._is_ending = True
+        # The one that runs counts until it ends, and is closed then.
+        if self._requests and not self._is_running:
+            _close(self._requests[0].call)
+        self._close_sent()
+        if not self._is_running:
+            self._requests.clear()
+        self._front.closed(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._head is not None:
-            self._head += len(data)
-            self._start_timer()
-        self._unset_keepalive_if_required()
-        self._feed(data)
-        if self._head is not None and self._head > MAX_HEAD and not self.transport.is_closing():
-            self._refuse()
+        if self._is_ending:
+            self._drop(len(data))
+        elif self._is_running or self._is_sending:
+            self._rest += data
+            self._transport.pause_reading()
+        else:
+            self._read(data)
 
-    def _feed(self, data: bytes) -> None:
+    def pause_writing(self) -> None:
+        self._is_sending = True
+        self._began = self._heard = self._loop.time()
+        self._unsent = self._to_send = self._transport.get_write_buffer_size()
+
+    def resume_writing(self) -> None:
+        self._is_sending = False
+        self._close_sent()
+        self._go_on()
+
+    # Reading.
+
+    def _read(self, data: bytes) -> None:
+        if self._incoming is None:
+            if self._is_idle:
+                self._is_idle = False
+                self._began = self._loop.time()
+        else:
+            self._heard = self._loop.time()
+        if len(data) <= _STRIDE:
+            self._parse(data)
+            self._advance()
+        else:
+            self._read_in_strides(memoryview(data))
+
+    def _read_in_strides(self, data: memoryview) -> None:
+        while data and not (self._is_running or self._is_sending or self._is_ending):
+            stride = self._stride()
+            self._parse(data[:stride])
+            data = data[stride:]
+            self._advance()
+        if data and not self._is_ending:
+            self._rest = bytes(data)
+            self._transport.pause_reading()
+
+    def _stride(self) -> int:
+        if self._incoming is None:
+            return _STRIDE
+        length = self._incoming.headers.get("content-length")
+        # All that is left of the body, at which other requests may follow; in chunks it may end anywhere.
+        return int(length) - self._incoming.size if length else _STRIDE
+
+    def _parse(self, data: bytes | memoryview) -> None:
+        self._unmade += len(data)
         try:
-            self.parser.feed_data(data)
+            self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as exc:
             # httptools takes what follows for another protocol's.
-            self._read_again(data[exc.args[0] :])
-        except httptools.HttpParserError:
-            self._refuse_as_malformed("Invalid HTTP request received.")
+            self._parse_again(bytes(data[exc.args[0] :]))
+        # A bug of ours, which the loop logs; and it closes the connection.
+        except httptools.HttpParserCallbackError:
+            raise
+        except httptools.HttpParserError as exc:
+            logger.debug("Invalid HTTP request received: %s", exc)
+            self._refuse(400, _MALFORMED)
+        else:
+            if self._unmade > MAX_HEAD:
+                self._refuse(431, _TOO_LARGE)
 
-    def _read_again(self, rest: bytes) -> None:
+    def _parse_again(self, rest: bytes) -> None:
         self._offers_upgrade = False
-        method, version = self.parser.get_method(), self.parser.get_http_version()
+        method, version = self._parser.get_method(), self._parser.get_http_version()
         if method == b"CONNECT":
-            return self._refuse_as_malformed("CONNECT is for proxies.")
-        headers = [name + b": " + value for name, value in self.headers if name not in _OF_UPGRADES]
-        head = b"\r\n".join((b"%b %b HTTP/%b" % (method, self.url, version.encode()), *headers, b"", b""))
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        self._feed(head + rest)
+            return self._refuse(400, "CONNECT is for proxies.")
+        headers = [name + b": " + value for name, value in self._headers if name.lower() not in _OF_UPGRADES]
+        head = b"\r\n".join((b"%b %b HTTP/%b" % (method, self._url, version.encode()), *headers, b"", b""))
+        self._new_parser()
+        self._parse(head + rest)
 
-    def _refuse_as_malformed(self, why: str) -> None:
-        self.logger.warning(why)
-        self.send_400_response(why)
+    def _new_parser(self) -> None:
+        self._parser = httptools.HttpRequestParser(self)
+
+    def _refuse(self, status: int, text: str) -> None:
+        """Answer what is no request, behind all that was one, and end."""
+        self._is_refusing = True
+        if self._requests and not self._requests[-1].keeps_alive:
+            # It is the last one, whatever comes behind it.
+            if self._requests[-1].is_complete:
+                return
+        elif self._incoming is None:
+            self._requests.append(_Request("", b"", {}, False))
+        elif not self._requests:
+            # The rest of a body that has had its answer.
+            return self._end()
+        request = self._requests[-1]
+        request.refusal = Answer(status, _TEXT, text.encode())
+        request.is_complete = True
+        request.keeps_alive = False
+        self._incoming = None
+
+    # Of the parser. They take notes and do nothing: what they raised would be taken for the client's fault.
+
+    def on_message_begin(self) -> None:
+        self._url = b""
+        self._headers = []
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # Not the trailers of a body.
+        if self._incoming is None:
+            self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        if self.parser.should_upgrade():
+        parser = self._parser
+        if parser.should_upgrade():
             self._offers_upgrade = True
             return
-        self._head = None
-        self._stop_timer()
-        super().on_headers_complete()
+        headers: dict[str, str] = {}
+        for name, value in self._headers:
+            key = _NAMES.get(name.lower())
+            if key:
+                text = value.decode("latin-1")
+                headers[key] = f"{headers[key]},{text}" if key in headers else text
+        keeps_alive = parser.should_keep_alive()
+        if parser.get_http_version() == "1.0":
+            keeps_alive = False
+            headers.pop("expect", None)
+        self._incoming = _Request(parser.get_method().decode(), self._url, headers, keeps_alive)
+        self._requests.append(self._incoming)
+        self._unmade = 0
+
+    def on_body(self, data: bytes) -> None:
+        cast(_Request, self._incoming).add(data)
+        self._unmade = 0
+
+    def on_chunk_header(self) -> None:
+        self._unmade = 0
 
     def on_message_complete(self) -> None:
         if self._offers_upgrade:
             return
-        self._head = 0
-        super().on_message_complete()
+        request = cast(_Request, self._incoming)
+        request.is_complete = True
+        if not request.is_read:
+            # The next one may begin, which waited for the rest of this one.
+            self._began = self._loop.time()
+        self._incoming = None
+        self._unmade = 0
 
-    def _start_timer(self) -> None:
-        if self._timer is None:
-            self._timer = self.loop.call_later(self._head_timeout, self._give_up)
+    # Answering.
+
+    def _advance(self) -> None:
+        """Do all that can be done with what has come."""
+        while self._requests and not (self._is_running or self._is_sending or self._is_ending):
+            request = self._requests[0]
+            answer = request.refusal or (self._take(request) if request.is_begun else self._begin(request))
+            if answer is None:
+                return
+            self._send(request, answer)
+
+    def _begin(self, request: _Request) -> Answer | None:
+        request.is_begun = True
+        self._began = self._heard = self._loop.time()
+        try:
+            path, query = _split(request.url)
+        except httptools.HttpParserInvalidURLError:
+            request.keeps_alive = False
+            return Answer(400, _TEXT, _MALFORMED.encode())
+        if urls.is_contract(path):
+            call = self._front.contract.begin(request.method, path, request.headers)
+            if isinstance(call, Answer):
+                return call
+            request.call = call
+            return self._take(request)
+        if path in _HEALTH and request.method in ("GET", "HEAD"):
+            return Answer(200 if path == _HEALTH[0] or self._front.is_ready() else 503, {}, b"")
+        self._is_running = True
+        self._front.answer_other(request.method, path, query, lambda answer: self._done(request, answer))
+        return None
+
+    def _take(self, request: _Request) -> Answer | None:
+        """Count what has come of a body, and run the request if that is all."""
+        call = cast(Call, request.call)
+        if not call.wants_body:
+            request.drop_body()
+            return self._run(request, call, b"")
+        if request.size > call.size:
+            refusal = call.take(request.size - call.size)
+            if refusal is not None:
+                return refusal
+        if request.is_complete:
+            return self._run(request, call, request.take_body())
+        if not request.size and request.headers.get("expect", "").lower() == "100-continue":
+            # Once.
+            del request.headers["expect"]
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return None
+
+    def _run(self, request: _Request, call: Call, body: bytes) -> Answer | None:
+        answer = call.answer_if_quick(body)
+        if answer is None:
+            self._is_running = True
+            self._front.run(lambda: call.answer(body), lambda answer: self._done(request, answer))
+        return answer
+
+    def _done(self, request: _Request, answer: Answer) -> None:
+        self._is_running = False
+        if self._transport.is_closing():
+            _close(request.call)
+            self._requests.clear()
+            return
+        self._send(request, answer)
+        self._go_on()
+
+    def _send(self, request: _Request, answer: Answer) -> None:
+        """Send the answer to the first of the requests, which is done with."""
+        self._requests.popleft()
+        request.drop_body()
+        if "connection" in answer.headers or (self._front.is_draining and not self._requests):
+            request.keeps_alive = False
+        self._sent_call = request.call
+        self._is_ending = not request.keeps_alive
+        self._write(request, answer)
+        self._is_idle = True
+        if not self._is_sending:
+            self._close_sent()
+            self._began = self._heard = self._loop.time()
+            if self._is_ending:
+                self._end()
+
+    def _write(self, request: _Request, answer: Answer) -> None:
+        status, headers, body = answer
+        text = f"HTTP/1.1 {status} {_PHRASES.get(status, '')}\r\ncontent-length: {len(body)}\r\n"
+        for name, value in headers.items():
+            text += f"{name}: {value}\r\n"
+        if not request.keeps_alive and "connection" not in headers:
+            text += "connection: close\r\n"
+        head = b"%b%b\r\n" % (text.encode("latin-1"), self._front.date())
+        if request.method == "HEAD":
+            self._transport.write(head)
+        elif len(body) <= _SMALL:
+            self._transport.write(head + body)
+        else:
+            self._transport.writelines((head, body))
+
+    def _go_on(self) -> None:
+        """Go on with what has waited for the end of an answer."""
+        if self._is_ending:
+            return self._end() if not self._is_sending else None
+        self._advance()
+        if self._rest and not (self._is_running or self._is_sending or self._is_ending):
+            rest, self._rest = self._rest, b""
+            self._read(rest)
+        if not self._rest and not self._is_ending:
+            self._transport.resume_reading()
+
+    def _close_sent(self) -> None:
+        call, self._sent_call = self._sent_call, None
+        _close(call)
+
+    # Ending.
+
+    def drain(self) -> None:
+        """End as soon as nothing is owed to the client."""
+        if self._is_lingering or not (self._requests or self._is_sending):
+            self._transport.close()
+
+    def _end(self) -> None:
+        """Close, when the client has had time to read what it was sent."""
+        self._is_ending = True
+        has_more = self._is_refusing or self._incoming is not None or self._rest
+        self._incoming, self._rest = None, b""
+        if not has_more or self._front.is_draining or self._transport.is_closing():
+            return self._transport.close()
+        self._is_lingering = True
+        self._transport.write_eof()
+        self._transport.resume_reading()
+        self._stop_timer()
+        self._start_timer(LINGER)
+
+    def _drop(self, size: int) -> None:
+        self._dropped += size
+        if self._dropped > _MAX_LINGER and self._is_lingering:
+            self._transport.close()
+        elif self._dropped > _MAX_LINGER:
+            self._transport.pause_reading()
+
+    # Time. One timer for all that a connection may wait for: it looks at what that is when it fires.
+
+    def _start_timer(self, delay: float) -> None:
+        self._timer = self._loop.call_later(delay, self._look)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
+
+    def _look(self) -> None:
+        if self._is_lingering:
+            return self._transport.close()
+        now = self._loop.time()
+        left = self._until(now) - now
+        if left <= 0:
+            self._give_up()
+            left = LINGER
+        if not self._transport.is_closing() and not self._is_lingering:
+            # No later than what may be waited for by then would be over.
+            self._start_timer(min(left, *self._front.timeouts))
+
+    def _until(self, now: float) -> float:
+        """Return until when to wait."""
+        if self._is_sending:
+            unsent = self._transport.get_write_buffer_size()
+            if unsent < self._unsent:
+                self._unsent, self._heard = unsent, now
+            return give_up_at(self._began, self._heard, self._to_send - unsent, self._front.timeouts.silence)
+        if self._is_running:
+            return inf
+        if self._incoming is not None:
+            return give_up_at(self._began, self._heard, self._incoming.size, self._front.timeouts.silence)
+        return self._began + (self._front.timeouts.keep_alive if self._is_idle else self._front.timeouts.head)
 
     def _give_up(self) -> None:
-        self._timer = None
-        # The next request's head may have begun while the last one is being answered.
-        if self._is_answering():
-            self._start_timer()
-        else:
-            self.transport.close()
+        if self._is_sending:
+            return self._transport.abort()
+        if not self._requests:
+            return self._transport.close()
+        request = self._requests[0]
+        call = cast(Call, request.call)
+        self._send(request, call.failed(given_up(call.size, self._front.timeouts.silence)))
 
-    def _refuse(self) -> None:
-        if not self._is_answering():
-            lines = (
-                b"HTTP/1.1 431 Request Header Fields Too Large",
-                b"content-type: text/plain; charset=utf-8",
-                b"content-length: %d" % len(_REFUSAL),
-                b"connection: close",
-            )
-            self.transport.write(b"\r\n".join((*lines, b"", _REFUSAL)))
-        self.transport.close()
 
-    def _is_answering(self) -> bool:
-        # None before the first request.
-        return bool(self.cycle) and not self.cycle.response_complete
+def _close(call: Call | None) -> None:
+    if call is not None:
+        call.close()
+
+
+def _split(url: bytes) -> tuple[bytes, bytes]:
+    """Return path and query of a request's target.
+
+    Raises:
+        HttpParserInvalidURLError: it is none.
+    """
+    if url[:1] == b"/" and b"#" not in url:
+        path, _, query = url.partition(b"?")
+        return path, query
+    # As it is sent to proxies.
+    parsed = httptools.parse_url(url)
+    return parsed.path or b"/", parsed.query or b""

@@ -1,22 +1,29 @@
-"""The REST front of a long-lived process: uvicorn on a socket of ours, in a thread of its own."""
+"""The REST front of a long-lived process: an event loop in a thread of its own, on a socket of ours."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from contextlib import suppress
 
-import uvicorn
-from starlette.responses import Response
+import uvloop
 
-from handlers.http_protocol import HEAD_TIMEOUT, BoundedProtocol
-from runtime.rest import create_app
+from handlers.http_bridge import App, Bridge
+from handlers.http_protocol import TIMEOUTS, Connection, Timeouts
+from handlers.http_threads import Threads
+from handlers.ports import bind
+from runtime.contract import Answer, Contract, error
 from runtime.server import ModelServer
 
+logger = logging.getLogger(__name__)
+
 BACKLOG = 2048
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 class HttpServer:
@@ -32,33 +39,24 @@ class HttpServer:
         max_in_flight: int,
         timeout: float,
         has_cors: bool = False,
-        head_timeout: float = HEAD_TIMEOUT,
+        timeouts: Timeouts = TIMEOUTS,
+        is_shared: bool = False,
     ) -> None:
+        """
+        Args:
+            is_shared: whether other processes of this user may listen on the port, too.
+        """
+        self._is_shared = is_shared
         self._address = address
         self._port = port
         self._ready = threading.Event()
-        # As many threads as there may be calls, made when they are first needed. Most wait, for a load or for an infer
-        # request; with fewer, requests for one model that is slow to load would hold up those for another.
-        self._workers = ThreadPoolExecutor(max_in_flight, thread_name_prefix="rest")
-        config = uvicorn.Config(
-            create_app(
-                server,
-                self._run,
-                max_body,
-                self._ready.is_set,
-                max_in_flight,
-                timeout=timeout,
-                has_cors=has_cors,
-            ),
-            loop="uvloop",
-            http=partial(BoundedProtocol, head_timeout=head_timeout),  # type: ignore[arg-type]
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
+        self._contract = Contract(
+            server, max_body=max_body, max_requests=max_in_flight, timeout=timeout, has_cors=has_cors
         )
-        self._uvicorn = uvicorn.Server(config)
+        # Most calls wait, for a load or for an infer request; with fewer threads than there may be calls, requests for
+        # one model that is slow to load would hold up those for another.
+        self._max_calls = max_in_flight
+        self._timeouts = timeouts
         self._socket: socket.socket | None = None
         self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
 
@@ -68,7 +66,10 @@ class HttpServer:
         Raises:
             OSError: the address cannot be had.
         """
-        self._socket = _listen(self._address, self._port)
+        self._socket = bind(self._address, self._port, is_shared=self._is_shared)
+        self._socket.listen(BACKLOG)
+        self._loop = uvloop.new_event_loop()
+        self._front = _Front(self._loop, self._contract, self._ready.is_set, self._max_calls, self._timeouts)
         self._thread.start()
 
     @property
@@ -83,34 +84,111 @@ class HttpServer:
 
     def drain(self, timeout: float) -> bool:
         """Stop accepting, let requests finish, close; return whether all did within ``timeout`` seconds."""
-        # uvicorn's order: close the listening socket, wait for connections, then for tasks; without a time limit of
-        # its own, at which it would log a traceback for each request.
-        self._uvicorn.should_exit = True
+        # It may have ended before.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._front.drain)
         self._thread.join(timeout)
-        self._workers.shutdown(wait=False, cancel_futures=True)
         return not self._thread.is_alive()
-
-    async def _run(self, call: Callable[[], Response]) -> Response:
-        # The future has no name here: if the call raises, the error's traceback has this frame, and a frame that had
-        # the future would close a circle with a body in it.
-        return await asyncio.get_running_loop().run_in_executor(self._workers, call)
 
     def _serve(self) -> None:
         assert self._socket is not None
-        self._uvicorn.run(sockets=[self._socket])
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._front.serve(self._socket))
+        finally:
+            self._front.threads.close()
+            self._loop.close()
 
 
-def _listen(address: str, port: int) -> socket.socket:
-    try:
-        family, kind, protocol, _, where = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
-    except OSError as exc:
-        raise OSError(f"cannot listen on {address}:{port}: {exc.strerror}") from exc
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(where)
-        listener.listen(BACKLOG)
-    except OSError as exc:
-        listener.close()
-        raise OSError(f"cannot listen on {address}:{port}: {exc.strerror}") from exc
-    return listener
+class _Front:
+    """What `http_protocol.Front` asks for. On the loop's thread."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        contract: Contract,
+        is_ready: Callable[[], bool],
+        max_calls: int,
+        timeouts: Timeouts,
+    ) -> None:
+        self.loop = loop
+        self.contract = contract
+        self.is_ready = is_ready
+        self.timeouts = timeouts
+        self.is_draining = False
+        self.threads = Threads(loop, max_calls)
+        self._bridge = Bridge(loop, self._make_app)
+        # An event loop holds its tasks weakly.
+        self._tasks: set[asyncio.Task[Answer]] = set()
+        self._connections: set[Connection] = set()
+        self._second = 0
+        self._date = b""
+        # Done when nothing is to be waited for any more.
+        self._drained: asyncio.Future[None] = loop.create_future()
+        self._listener: asyncio.Server | None = None
+
+    async def serve(self, listener: socket.socket) -> None:
+        self._listener = await self.loop.create_server(lambda: Connection(self), sock=listener, backlog=BACKLOG)
+        if self.is_draining:
+            self._listener.close()
+        await self._drained
+
+    def drain(self) -> None:
+        self.is_draining = True
+        if self._listener is not None:
+            self._listener.close()
+        for connection in list(self._connections):
+            connection.drain()
+        self._look_whether_drained()
+
+    def date(self) -> bytes:
+        now = int(time.time())
+        if now != self._second:
+            self._second, self._date = now, _date(now)
+        return self._date
+
+    def run(self, call: Callable[[], Answer], done: Callable[[Answer], None]) -> None:
+        try:
+            self.threads.run(call, lambda answer: self._finish(done, answer))
+        except RuntimeError as exc:
+            logger.warning("a request is refused: %s", exc)
+            self.loop.call_soon(done, error(503, "there are no threads to answer with"))
+
+    def answer_other(self, method: str, path: bytes, query: bytes, done: Callable[[Answer], None]) -> None:
+        def finish(task: asyncio.Task[Answer]) -> None:
+            self._tasks.discard(task)
+            self._finish(done, task.result())
+
+        task = self._bridge.answer(method, path, query)
+        self._tasks.add(task)
+        task.add_done_callback(finish)
+
+    def opened(self, connection: Connection) -> None:
+        self._connections.add(connection)
+
+    def closed(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        self._look_whether_drained()
+
+    def _finish(self, done: Callable[[Answer], None], answer: Answer) -> None:
+        done(answer)
+        self._look_whether_drained()
+
+    def _make_app(self) -> App:
+        from runtime.rest import create_app
+
+        return create_app(self.contract, self.is_ready)
+
+    def _look_whether_drained(self) -> None:
+        """Of calls also those are waited for whose clients have gone."""
+        is_busy = self._connections or self._tasks or self.threads.busy
+        if self.is_draining and not is_busy and not self._drained.done():
+            self._drained.set_result(None)
+
+
+def _date(seconds: int) -> bytes:
+    # RFC 9110, section 5.6.7; strftime's names are those of the locale.
+    at = time.gmtime(seconds)
+    clock = f"{at.tm_hour:02}:{at.tm_min:02}:{at.tm_sec:02}"
+    text = f"date: {_DAYS[at.tm_wday]}, {at.tm_mday:02} {_MONTHS[at.tm_mon - 1]} {at.tm_year} {clock} GMT\r\n"
+    return text.encode()

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
-from starlette.requests import Request
-
-from runtime.errors import InvalidRequest, Overloaded, PayloadTooLarge, RequestTimeout
+from runtime.errors import Overloaded, PayloadTooLarge, RequestTimeout
 
 BODY_SILENCE = 20.0
 """Seconds without a byte of a body before its request is given up."""
@@ -34,73 +30,69 @@ class Bodies:
         self.max_body = max_body
         self._max_requests = max_requests
         self._max_bytes = MAX_BODIES * max_body
-        # Guards the two below: what all requests have that are admitted now.
+        # Guards the two below, and what each admission has of the bytes: what all requests have that are admitted now.
         self._lock = threading.Lock()
         self._requests = 0
         self._bytes = 0
 
-    @contextmanager
-    def admitted(self) -> Iterator[Take]:
-        """Count one request, and the bytes for which the function that this gives is called.
+    def admitted(self) -> Admission:
+        """Count one request, until what this returns is closed.
 
         Raises:
             Overloaded: there are too many requests.
         """
-        taken = 0
-
-        def take(size: int) -> None:
-            nonlocal taken
-            with self._lock:
-                if self._bytes + size > self._max_bytes:
-                    raise Overloaded(f"the bodies of {self._requests} requests take {self._bytes} bytes already")
-                taken += size
-                self._bytes += size
-
         with self._lock:
             if self._requests >= self._max_requests:
                 raise Overloaded(f"{self._requests} requests are in flight, as many as may be; see --max_in_flight")
             self._requests += 1
-        try:
-            yield take
-        finally:
-            with self._lock:
-                self._requests -= 1
-                self._bytes -= taken
+        return Admission(self)
+
+    def _take(self, admission: Admission, size: int) -> None:
+        with self._lock:
+            if self._bytes + size > self._max_bytes:
+                raise Overloaded(f"the bodies of {self._requests} requests take {self._bytes} bytes already")
+            admission.taken += size
+            self._bytes += size
+
+    def _release(self, admission: Admission) -> None:
+        with self._lock:
+            self._requests -= 1
+            self._bytes -= admission.taken
+
+
+class Admission:
+    """One of the requests in flight. Closed once, by hand or by a with block, which gives its `Take`."""
+
+    __slots__ = ("_bodies", "taken")
+
+    def __init__(self, bodies: Bodies) -> None:
+        self._bodies = bodies
+        self.taken = 0
+
+    def take(self, size: int) -> None:
+        """See `Take`."""
+        self._bodies._take(self, size)
+
+    def close(self) -> None:
+        self._bodies._release(self)
+
+    def __enter__(self) -> Take:
+        return self.take
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def too_large(max_body: int) -> PayloadTooLarge:
     return PayloadTooLarge(f"the body is larger than {max_body} bytes; see --max_body_size")
 
 
-async def read(request: Request, max_body: int, take: Take) -> bytes:
-    """Return the body as it was sent.
+def give_up_at(began: float, now: float, size: int, silence: float = BODY_SILENCE) -> float:
+    """Return when a body is given up of which ``size`` bytes have come from ``began`` until now, if no more do."""
+    return min(now, began + size / SLOWEST) + silence
 
-    Raises:
-        InvalidRequest: its length is no number.
-        PayloadTooLarge: it is larger than ``max_body`` bytes.
-        RequestTimeout: it has stopped coming.
-        Overloaded: see `Take`.
-        ClientDisconnect: the client has left before its end.
-    """
-    declared = request.headers.get("content-length", "0")
-    if not declared.isdecimal():
-        raise InvalidRequest(f"Content-Length is {declared[:20]!r}; want a number of bytes")
-    if int(declared[:20]) > max_body:
-        raise too_large(max_body)
-    chunks, size = [], 0
-    now = asyncio.get_running_loop().time
-    began = now()
-    try:
-        async with asyncio.timeout_at(began + BODY_SILENCE) as limit:
-            async for chunk in request.stream():
-                size += len(chunk)
-                limit.reschedule(min(now(), began + size / SLOWEST) + BODY_SILENCE)
-                if size > max_body:
-                    raise too_large(max_body)
-                take(len(chunk))
-                chunks.append(chunk)
-    except TimeoutError:
-        raise RequestTimeout(
-            f"nothing of the body came for {BODY_SILENCE:.0f} s, or less than {SLOWEST} bytes a second: {size} bytes"
-        ) from None
-    return b"".join(chunks)
+
+def given_up(size: int, silence: float = BODY_SILENCE) -> RequestTimeout:
+    return RequestTimeout(
+        f"nothing of the body came for {silence:.0f} s, or less than {SLOWEST} bytes a second: {size} bytes"
+    )

@@ -20,6 +20,11 @@ class Pool(Generic[T]):
         self._idle = list(things)
         self._waiting: deque[queue.SimpleQueue[T]] = deque()
 
+    @property
+    def has_idle(self) -> bool:
+        """Whether somebody who came now would get one at once."""
+        return bool(self._idle)
+
     def take(self, timeout: float | None = None) -> T:
         """Return one of the things, to be given back; wait for it up to ``timeout`` seconds.
 

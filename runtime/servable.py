@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
-
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from model_cache.disk import Fetched
 from runtime.signature import Signature
 
-Tensors = Mapping[str, NDArray[Any]]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Tensors: TypeAlias = "Mapping[str, NDArray[Any]]"
 """By name. bfloat16 is ml_dtypes' dtype; strings are arrays of dtype object with bytes in them; all else is numpy's."""
 
 
-@dataclass(frozen=True)
-class LoadPhases:
+class LoadPhases(NamedTuple):
     """What a load has spent its time on, in seconds."""
 
     fetched: Fetched | None
@@ -24,6 +23,8 @@ class LoadPhases:
     compile: float
     total: float
     warm_up: float = 0.0
+    is_imported: bool = False
+    """Whether it was compiled before, and `compile` is how long it took to import that."""
 
 
 class Servable(Protocol):
@@ -37,6 +38,11 @@ class Servable(Protocol):
 
     @property
     def signatures(self) -> Mapping[str, Signature]: ...
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether a request of now would most likely be answered well within a millisecond, without waiting."""
+        ...
 
     def predict(self, signature_name: str, inputs: Tensors, deadline: float | None = None) -> Tensors:
         """Return every output of the signature; the arrays are the caller's own.

@@ -19,7 +19,8 @@ _PATTERNS = {
     "POST": re.compile(rb"(?i)/v1/models/" + _MODEL + _VERSION + rb":(classify|regress|predict)"),
     "GET": re.compile(rb"(?i)/v1/models(?:/" + _MODEL + rb")?" + _VERSION + rb"(?:/(metadata))?"),
 }
-_CACHE = b"/v1/cache"
+# Our own, which have no model.
+_OURS = {b"/v1/cache": "cache", b"/v1/coldstart": "coldstart", b"/v1/coldstart.svg": "coldstart.svg"}
 _LARGEST_VERSION = (1 << 63) - 1
 _QUOTED = 256
 """Bytes of a URL that a message has at most."""
@@ -27,7 +28,7 @@ _QUOTED = 256
 
 class Target(NamedTuple):
     verb: str
-    """predict, classify, regress; status, metadata; or cache, which is our own and has no model."""
+    """predict, classify, regress; status, metadata; or one of our own, which have no model."""
     name: str
     version: int | None
     label: str | None
@@ -44,8 +45,8 @@ def parse(method: str, path: bytes) -> Target:
     Raises:
         InvalidRequest: TensorFlow Serving has no such URL; it has this answer where others have 404 and 405.
     """
-    if method == "GET" and path == _CACHE:
-        return Target("cache", "", None, None)
+    if method == "GET" and path in _OURS:
+        return Target(_OURS[path], "", None, None)
     pattern = _PATTERNS.get(method)
     match = pattern.fullmatch(path) if pattern else None
     if match is None:
@@ -60,6 +61,11 @@ def parse(method: str, path: bytes) -> Target:
     if name is None:
         raise InvalidRequest("Missing model name in request.")
     return Target(verb.decode(), _decoded(name), number, None if label is None else _decoded(label))
+
+
+def is_contract(path: bytes) -> bool:
+    """Whether a path is one that `parse` has an answer to, be it that it is malformed."""
+    return path[:4].lower() == b"/v1/"
 
 
 def path_of(scope: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""The REST front over real sockets: what uvicorn and its parser make of a request before the application sees it."""
+"""The REST front over real sockets: targets, bodies, limits, drain. HTTP itself is in test_http_protocol."""
 
 from __future__ import annotations
 
@@ -7,56 +7,26 @@ import http.client
 import json
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from typing import Any
 
 import numpy as np
 import pytest
 import zstandard
 
+from handlers.http_protocol import Timeouts
 from handlers.http_server import HttpServer
 from tests.fakes import PATIENCE, Gate, until
-from tests.runtime.servables import NAME, HalfPlusTwo, Stage, stage
-
-MODEL = f"/v1/models/{NAME}"
-PREDICT = f"{MODEL}:predict"
-ONE = b'{"instances": [1]}'
-
-
-@contextmanager
-def listening(s: Stage, **options: Any) -> Iterator[HttpServer]:
-    server = HttpServer(
-        s.server, "127.0.0.1", 0, **{"max_body": 1 << 20, "max_in_flight": 64, "timeout": 30, **options}
-    )
-    server.start()
-    try:
-        yield server
-    finally:
-        assert server.drain(PATIENCE)
+from tests.handlers.http_front import MODEL, ONE, PREDICT, ask, ask_raw, listening
+from tests.runtime.servables import HalfPlusTwo, stage
 
 
 @pytest.fixture
 def server() -> Iterator[HttpServer]:
     with stage(1, 2, name="a/b:c") as s, listening(s) as made:
         yield made
-
-
-def ask(
-    server: HttpServer, method: str, target: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
-) -> tuple[int, dict[str, str], bytes]:
-    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)) as connection:
-        connection.request(method, target, body, dict(headers or {}))
-        answer = connection.getresponse()
-        return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
-
-
-def ask_raw(server: HttpServer, request: bytes) -> bytes:
-    """Send these bytes and return all that comes until the server closes."""
-    with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as connection:
-        connection.sendall(request)
-        return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
 @pytest.mark.parametrize(
@@ -242,13 +212,13 @@ def test_a_head_of_nearly_the_limit_is_taken_and_so_is_the_next() -> None:
 
 
 def test_a_head_that_does_not_end_is_waited_for_so_long() -> None:
-    with stage(1) as s, listening(s, head_timeout=0.2) as server:
+    with stage(1) as s, listening(s, timeouts=Timeouts(head=0.2)) as server:
         for begun in (b"", b"GET / HT", b"GET / HTTP/1.1\r\nx: y\r\n"):
             assert ask_raw(server, begun) == b""
 
 
 def test_an_answer_may_take_longer_than_a_head() -> None:
-    with stage(1) as s, listening(s, head_timeout=0.1) as server:
+    with stage(1) as s, listening(s, timeouts=Timeouts(head=0.1)) as server:
         gate = s.loader.hold(1)
         with ThreadPoolExecutor(1) as threads:
             asked = threads.submit(ask, server, "POST", PREDICT, ONE)

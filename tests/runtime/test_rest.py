@@ -18,10 +18,10 @@ import numpy as np
 import psutil
 import pytest
 import zstandard
-from starlette.responses import Response
 
 from model_cache.disk import DiskCache, Fetched
 from model_cache.errors import CacheFull, LoadFailed, LoadPending, ModelTooLarge, StorageUnavailable
+from runtime.contract import Contract
 from runtime.errors import DeadlineExceeded, InferenceFailed, Overloaded, Unsupported
 from runtime.rest import create_app
 from runtime.servable import LoadPhases
@@ -30,7 +30,7 @@ from runtime.status import public_message
 from runtime.urls import Target
 from tests.fakes import PATIENCE, Gate
 from tests.runtime.asgi import App, Reply, call
-from tests.runtime.servables import F32, NAME, HalfPlusTwo, Stage, stage
+from tests.runtime.servables import F32, NAME, HalfPlusTwo, Stage, finish_start, stage
 from tests.runtime.test_urls import MALFORMED, TARGETS
 
 MODEL = f"/v1/models/{NAME}"
@@ -41,12 +41,13 @@ MAX_BODY = 1000
 SECRET = "the bug's own text"
 
 
-async def inline(blocking: Callable[[], Response]) -> Response:
-    return blocking()
+def app_of(stage: Stage, *, is_ready: Callable[[], bool] = lambda: True, **options: Any) -> App:
+    return create_app(Contract(stage.server, **{"max_body": MAX_BODY, **options}), is_ready)
 
 
-def app_of(stage: Stage, *, is_ready: Callable[[], bool] = lambda: True, max_body: int = MAX_BODY) -> App:
-    return create_app(stage.server, inline, max_body, is_ready)
+@pytest.fixture(autouse=True)
+def _no_first_requests() -> None:
+    finish_start()
 
 
 @pytest.fixture
@@ -301,6 +302,10 @@ def test_what_a_url_asks_for_is_answered(method: str, path: str, target: Target)
         assert statuses(reply) == {str(version): "AVAILABLE"}
     elif target.verb == "metadata":
         assert reply.body["model_spec"] == {"name": name, "signature_name": "", "version": str(version)}
+    elif target.verb == "coldstart":
+        assert (reply.status, reply.headers["content-type"], bool(reply.body)) == (200, "application/json", True)
+    elif target.verb == "coldstart.svg":
+        assert (reply.status, reply.headers["content-type"], reply.content[:4]) == (200, "image/svg+xml", b"<svg")
     elif target.verb == "cache":
         assert reply.body["models"].keys() == {name}
     else:
@@ -403,7 +408,7 @@ class Timed(HalfPlusTwo):
 
 def test_the_time_of_a_request_runs_from_when_its_model_is_there() -> None:
     with stage(1, make=Timed) as s, ThreadPoolExecutor(1) as pool:
-        app = create_app(s.server, inline, MAX_BODY, lambda: True, timeout=30.0)
+        app = app_of(s, timeout=30.0)
         gate = s.loader.hold(1)
         reply = pool.submit(call, app, "POST", PREDICT, ROWS)
         gate.wait_until_reached()
@@ -414,9 +419,7 @@ def test_the_time_of_a_request_runs_from_when_its_model_is_there() -> None:
         assert deadline is not None
         assert loading + 30 <= deadline <= time.monotonic() + 30
         # Without end, as TensorFlow Serving.
-        assert (
-            call(create_app(s.server, inline, MAX_BODY, lambda: True, timeout=0), "POST", PREDICT, ROWS).status == 200
-        )
+        assert call(app_of(s, timeout=0), "POST", PREDICT, ROWS).status == 200
         assert Timed.deadlines.pop() is None
 
 
@@ -490,7 +493,7 @@ CORS = {
 
 @pytest.mark.parametrize("has_cors", [False, True])
 def test_pages_of_other_origins_may_call_if_that_is_wanted(s: Stage, has_cors: bool) -> None:
-    app = create_app(s.server, inline, MAX_BODY, lambda: True, has_cors=has_cors)
+    app = app_of(s, has_cors=has_cors)
     origin = {"origin": "https://a.example"}
     answers = [
         call(app, "POST", PREDICT, ROWS, headers=origin),
@@ -759,7 +762,7 @@ def test_a_request_waits_for_no_other_models_trouble(s: Stage, app: App) -> None
 
 def test_more_requests_than_may_be_are_refused_before_their_bodies_are_read() -> None:
     with stage(1) as s:
-        app = create_app(s.server, inline, MAX_BODY, lambda: True, max_requests=0)
+        app = app_of(s, max_requests=0)
         reply = call(app, "POST", PREDICT, ROWS)
         assert (reply.status, reply.chunks_read) == (503, 0)
 

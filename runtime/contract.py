@@ -1,0 +1,300 @@
+"""TensorFlow Serving's REST contract without a transport: method, path, headers and body in, an answer out.
+
+What knows HTTP's wire is elsewhere: a front calls `Contract.answer` if it has the whole request, or else `begin` when
+it has the head, and then the `Call` as the body comes. Neither knows of the other fronts, nor of an event loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import orjson
+
+from model_cache.timeline import timeline
+from runtime import encodings, urls
+from runtime.bodies import Admission, Bodies, too_large
+from runtime.codecs.model_json import encode_inventory, encode_metadata, encode_status
+from runtime.errors import DeadlineExceeded, InvalidRequest
+from runtime.predict import classify_json, predict_json, regress_json
+from runtime.server import ModelServer
+from runtime.status import KNOWN, http_status_of, is_ours, public_message
+
+logger = logging.getLogger(__name__)
+
+QUICK_BODY = 16 << 10
+"""Bytes of a body that may be read where others wait for it."""
+QUICK_PATIENCE = 0.005
+"""Seconds that others wait at most for a model that has been quick so far."""
+
+_INFERENCES: Mapping[str, Callable[..., bytes]] = {
+    "predict": predict_json,
+    "classify": classify_json,
+    "regress": regress_json,
+}
+_JSON = {"content-type": "application/json"}
+# By status. Of a body that is too large, or does not come, the rest is not waited for.
+_HEADERS = {503: {"retry-after": "1"}, 408: {"connection": "close"}, 413: {"connection": "close"}}
+_CORS = {
+    "access-control-allow-origin": "*",
+    "access-control-allow-methods": "POST, GET",
+    "access-control-allow-headers": "Content-Type",
+}
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: Mapping[str, str]
+    """By lower-case name, without content-length."""
+    body: bytes
+    """Also of an answer to HEAD, which has its length and is sent without it."""
+
+
+class Contract:
+    """Thread-safe."""
+
+    def __init__(
+        self,
+        server: ModelServer,
+        *,
+        max_body: int,
+        max_requests: int = sys.maxsize,
+        timeout: float = 30.0,
+        has_cors: bool = False,
+    ) -> None:
+        """
+        Args:
+            server: what it serves.
+            max_body: bytes of a request's body, as sent and inflated, above which it is answered with 413.
+            max_requests: requests read or answered at a time; further ones are answered with 503.
+            timeout: seconds that a request has from when its model is there, 504 after that; 0 for no end.
+            has_cors: whether pages of other origins may call.
+        """
+        self.server = server
+        self.bodies = Bodies(max_body, max_requests)
+        self.timeout = timeout or None
+        self._cors = _CORS if has_cors else {}
+        # Of most answers; never changed.
+        self._plain = {**_JSON, **self._cors}
+
+    def answer(self, method: str, path: bytes, headers: Mapping[str, str], body: bytes) -> Answer:
+        """Answer a whole request of ``/v1/``. Blocks; raises nothing for what a client did.
+
+        Args:
+            method: of HTTP.
+            path: as it was sent, with its query if it has one.
+            headers: by lower-case name, several of one name joined by commas.
+            body: as it was sent.
+        """
+        call = self.begin(method, path, headers)
+        if isinstance(call, Answer):
+            return call
+        try:
+            return call.take(len(body)) or call.answer(body)
+        finally:
+            call.close()
+
+    def begin(self, method: str, path: bytes, headers: Mapping[str, str]) -> Call | Answer:
+        """Return the call that a head begins, to be closed; or its answer, if the body has nothing to add to that."""
+        if method == "OPTIONS":
+            return Answer(_preflight(headers), self._cors, b"")
+        path = path.partition(b"?")[0]
+        try:
+            target = urls.parse(method, path)
+            call = Call(self, method, path, headers, target, self.bodies.admitted())
+        except Exception as exc:  # noqa: BLE001
+            return self.failed(method, path, exc)
+        refusal = call.check_head()
+        if refusal is not None:
+            call.close()
+            return refusal
+        return call
+
+    def ok(self, content: bytes, accepted: str, content_type: str = "") -> Answer:
+        """Return the answer of 200, encoded as the client prefers it by its Accept-Encoding."""
+        size = len(content)
+        coding = encodings.choose(accepted, size)
+        # Of a small answer there is one form, for nearly everybody.
+        if not coding and not content_type and size < encodings.COMPRESS_FROM:
+            return Answer(200, self._plain, content)
+        headers = dict(self._plain)
+        if content_type:
+            headers["content-type"] = content_type
+        if coding:
+            content = encodings.compress(content, coding)
+            headers["content-encoding"] = coding
+        if coding or size >= encodings.COMPRESS_FROM:
+            headers["vary"] = "Accept-Encoding"
+        return Answer(200, headers, content)
+
+    def failed(self, method: str, path: bytes, exc: BaseException) -> Answer:
+        """Return the answer to a request that has ended so, and log what concerns whoever runs the server."""
+        if isinstance(exc, KNOWN):
+            if is_ours(exc):
+                logger.warning("%s: %s", _line(method, path), exc)
+            return self._dressed(error(http_status_of(exc), public_message(exc)))
+        # The edge: whatever else comes this far is a bug, is logged here and shown to nobody.
+        logger.error("%s failed", _line(method, path), exc_info=exc)
+        return self._dressed(error(500, "internal error"))
+
+    def _dressed(self, answer: Answer) -> Answer:
+        return answer._replace(headers={**answer.headers, **self._cors}) if self._cors else answer
+
+
+class Call:
+    """A request of ``/v1/`` from its head to its answer, in flight until `close`. Used by one thread at a time."""
+
+    __slots__ = ("_accepted", "_admission", "_coding", "_contract", "_headers", "_method", "_path", "_target", "size")
+
+    def __init__(
+        self,
+        contract: Contract,
+        method: str,
+        path: bytes,
+        headers: Mapping[str, str],
+        target: urls.Target,
+        admission: Admission,
+    ) -> None:
+        self._contract = contract
+        self._method = method
+        self._path = path
+        self._headers = headers
+        self._target = target
+        self._admission = admission
+        self._accepted = headers.get("accept-encoding", "")
+        self._coding = ""
+        self.size = 0
+        """Bytes of the body that have come."""
+
+    @property
+    def wants_body(self) -> bool:
+        """Whether `answer` needs what the client sends behind the head."""
+        return self._target.verb in _INFERENCES
+
+    def check_head(self) -> Answer | None:
+        """Return the answer if the body need not be read for it."""
+        if not self.wants_body:
+            return None
+        try:
+            self._coding = encodings.coding_of(self._headers.get("content-encoding", ""))
+            _check_length(self._headers.get("content-length", "0"), self._contract.bodies.max_body)
+        except Exception as exc:  # noqa: BLE001
+            return self.failed(exc)
+        return None
+
+    def take(self, size: int) -> Answer | None:
+        """Count so many bytes more of the body; return the answer if they are too many."""
+        if not self.wants_body:
+            return None
+        self.size += size
+        try:
+            if self.size > self._contract.bodies.max_body:
+                raise too_large(self._contract.bodies.max_body)
+            self._admission.take(size)
+        except KNOWN as exc:
+            return self.failed(exc)
+        return None
+
+    def answer(self, body: bytes) -> Answer:
+        """Answer the request, with its body as it was sent. Blocks."""
+        # The edge of the contract: `failed` tells errors from bugs.
+        try:
+            if not self.wants_body:
+                return self._look()
+            if timeline.is_fresh:
+                return self._infer_as_one_of_the_first(body)
+            return self._infer(body)
+        except Exception as exc:  # noqa: BLE001
+            return self.failed(exc)
+
+    def answer_if_quick(self, body: bytes) -> Answer | None:
+        """Answer a request to a model that is quick, without waiting; None if it is for `answer`."""
+        target, server = self._target, self._contract.server
+        if target.verb != "predict" or self._coding or len(body) > QUICK_BODY or timeline.is_fresh:
+            return None
+        try:
+            if not server.is_quick(target.name, target.version, target.label):
+                return None
+            deadline = time.monotonic() + QUICK_PATIENCE
+            content = predict_json(server, target.name, target.version, body, label=target.label, deadline=deadline)
+            return self._contract.ok(content, self._accepted)
+        # It was not, this time.
+        except DeadlineExceeded:
+            return None
+        except Exception as exc:  # noqa: BLE001
+            return self.failed(exc)
+
+    def failed(self, exc: BaseException) -> Answer:
+        return self._contract.failed(self._method, self._path, exc)
+
+    def close(self) -> None:
+        self._admission.close()
+
+    def _infer(self, body: bytes) -> Answer:
+        contract, target = self._contract, self._target
+        if self._coding:
+            body = encodings.inflate(body, self._coding, contract.bodies.max_body, self._admission.take)
+        infer = _INFERENCES[target.verb]
+        content = infer(
+            contract.server, target.name, target.version, body, label=target.label, timeout=contract.timeout
+        )
+        return contract.ok(content, self._accepted)
+
+    def _infer_as_one_of_the_first(self, body: bytes) -> Answer:
+        from runtime import coldstart
+
+        with timeline.predict() as span:
+            answer = self._infer(body)
+            span.add(status=answer.status)
+            timing = coldstart.server_timing()
+        return answer._replace(headers={**answer.headers, "server-timing": timing}) if timing else answer
+
+    def _look(self) -> Answer:
+        contract, target = self._contract, self._target
+        if target.verb == "coldstart":
+            from runtime import coldstart
+
+            return contract.ok(coldstart.as_json(), self._accepted)
+        if target.verb == "coldstart.svg":
+            from runtime import coldstart
+
+            return contract.ok(coldstart.as_svg(), self._accepted, "image/svg+xml")
+        return contract.ok(_look(contract.server, target), self._accepted)
+
+
+def error(status: int, message: str) -> Answer:
+    # JSON has no surrogates, which a message may quote.
+    body = orjson.dumps({"error": message.encode(errors="replace").decode()})
+    return Answer(status, _JSON | _HEADERS.get(status, {}), body)
+
+
+def _look(server: ModelServer, target: urls.Target) -> bytes:
+    if target.verb == "cache":
+        return encode_inventory(server.inventory())
+    if target.verb == "status":
+        # Of all versions if there is a label, as TensorFlow Serving.
+        states = server.status(target.name, target.version)
+        return encode_status((state.version, state.state.name, state.code.name, state.message) for state in states)
+    with server.lease(target.name, target.version, label=target.label) as lease:
+        return encode_metadata(target.name, lease.id.version, lease.servable.signatures)
+
+
+def _check_length(declared: str, max_body: int) -> None:
+    if not declared.isdecimal():
+        raise InvalidRequest(f"Content-Length is {declared[:20]!r}; want a number of bytes")
+    if int(declared[:20]) > max_body:
+        raise too_large(max_body)
+
+
+def _preflight(headers: Mapping[str, str]) -> int:
+    # Whether pages may call is said by the headers, which are not here.
+    origin = headers.get("origin", "")
+    return 200 if "http://" in origin or "https://" in origin else 400
+
+
+def _line(method: str, path: bytes) -> str:
+    # Quoted, as a path may have line breaks in it.
+    return f"{method} {urls.excerpt(path)!r}"

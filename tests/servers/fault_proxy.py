@@ -184,6 +184,10 @@ class FaultProxy:
         with self._lock:
             self._rules = rules
 
+    def break_connections(self) -> None:
+        """Break all that are open; new ones are accepted."""
+        self._server.break_connections()
+
     def __enter__(self) -> Self:
         self._acceptor.start()
         return self
@@ -237,6 +241,10 @@ class _Server(ThreadingTCPServer):
     def close_connections(self) -> None:
         with self._lock:
             self._closed = True
+        self.break_connections()
+
+    def break_connections(self) -> None:
+        with self._lock:
             for connection in self._open:
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)

@@ -8,7 +8,7 @@ import json
 import platform
 import stat
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,10 +56,12 @@ def lambda_emulator(
     function_timeout: int = 30,
     memory: int = 2048,
     timeout: float = 20,
+    program: Sequence[str | Path] = (sys.executable, "-m", "awslambdaric"),
 ) -> Iterator[LambdaEmulator]:
     """Run ``handler`` in an environment with ``env`` and nothing of the developer's own, from ``directory``.
 
     ``function_timeout`` is in seconds, ``memory`` in MiB as Lambda counts it: the function is told, not held to it.
+    ``program`` is the runtime, to which the handler's name is given.
     """
     port, runtime_port = free_port(), free_port()
     argv: list[str | Path] = [
@@ -70,9 +72,7 @@ def lambda_emulator(
         f"127.0.0.1:{runtime_port}",
         "--runtime-interface-emulator-address",
         f"127.0.0.1:{port}",
-        sys.executable,
-        "-m",
-        "awslambdaric",
+        *program,
         handler,
     ]
     function = {

@@ -1,0 +1,121 @@
+"""HTTP requests as AWS hands them to a Lambda function, and the answers as it wants them: pure, event by event.
+
+There are three shapes: payload format 2.0 (function URLs and HTTP APIs), format 1.0 (REST APIs, and HTTP APIs that are
+told to), and that of load balancers. What is made of each is what Mangum makes of it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+from runtime.contract import Answer
+from runtime.errors import InvalidRequest
+
+Event = Mapping[str, Any]
+Shape = Literal["v1", "v2", "balancer"]
+
+
+class Head(NamedTuple):
+    shape: Shape
+    method: str
+    path: bytes
+    """As it was sent, but by HTTP APIs, which decode it themselves. Without a query."""
+
+
+def read_head(event: Any) -> Head | None:
+    """Return what an event asks for; None if it is of no shape that has a head."""
+    context = event.get("requestContext") if isinstance(event, dict) else None
+    if not isinstance(context, dict):
+        return None
+    shape = _shape(event, context)
+    method = context.get("http", {}).get("method") if shape == "v2" else event.get("httpMethod")
+    path = path_of(event)
+    if shape is None or not isinstance(method, str) or not isinstance(path, str):
+        return None
+    # JSON may have surrogates, which no path has.
+    return Head(shape, method, path.encode(errors="replace"))
+
+
+def is_http(event: Any) -> bool:
+    """Whether Mangum has an answer to an event: those with a head, or nearly so, and those of Lambda@Edge."""
+    if not isinstance(event, dict):
+        return False
+    context, records = event.get("requestContext"), event.get("Records")
+    if isinstance(context, dict):
+        return _shape(event, context) is not None
+    return isinstance(records, list) and bool(records) and isinstance(records[0], dict) and "cf" in records[0]
+
+
+def path_of(event: Event) -> Any:
+    """Return the path as it was sent, where the event tells that."""
+    return event.get("rawPath") or event.get("path") or "/"
+
+
+def read_headers(event: Event, shape: Shape) -> dict[str, str]:
+    """Return the headers by lower-case name, several of one name joined by commas."""
+    if shape == "v2":
+        return {name.lower(): value for name, value in (event.get("headers") or {}).items()}
+    multiple = {name.lower(): ",".join(values) for name, values in (event.get("multiValueHeaders") or {}).items()}
+    return {name.lower(): value for name, value in (event.get("headers") or {}).items()} | multiple
+
+
+def read_body(event: Event) -> bytes:
+    """Return the body.
+
+    Raises:
+        InvalidRequest: it is not what the event says.
+    """
+    body = event.get("body") or ""
+    if not isinstance(body, str):
+        raise InvalidRequest(f"the event's body is a {type(body).__name__}; want text")
+    if not event.get("isBase64Encoded"):
+        # Surrogates are no characters, and nothing that JSON may have.
+        return body.encode(errors="replace")
+    try:
+        return base64.b64decode(body, validate=True)
+    except (binascii.Error, ValueError) as exc:
+        raise InvalidRequest(f"the event's body is said to be base64 and is not: {exc}") from exc
+
+
+def write(event: Event, head: Head, answer: Answer) -> dict[str, Any]:
+    """Return an answer in the shape of the event that asked for it."""
+    headers = dict(answer.headers)
+    # Also of an answer to HEAD, which is sent without its body.
+    headers["content-length"] = str(len(answer.body))
+    body, is_base64 = ("", False) if head.method == "HEAD" else _as_text(answer.body, headers.get("content-type", ""))
+    result: dict[str, Any] = {"statusCode": answer.status, "body": body, "isBase64Encoded": is_base64}
+    if head.shape == "v2":
+        headers.setdefault("content-type", "application/json")
+        result["headers"] = headers
+    elif head.shape == "v1":
+        result |= {"headers": headers, "multiValueHeaders": {}}
+    elif "multiValueHeaders" in event:
+        result["multiValueHeaders"] = {name: [value] for name, value in headers.items()}
+    else:
+        result["headers"] = headers
+    return result
+
+
+def _shape(event: Event, context: Event) -> Shape | None:
+    if "elb" in context:
+        return "balancer"
+    if "version" in event:
+        return "v2" if event["version"] == "2.0" else "v1"
+    return "v1" if "resource" in event else None
+
+
+def _as_text(body: bytes, content_type: str) -> tuple[str, bool]:
+    """Return a body as text or base64, and whether it is base64."""
+    if not body:
+        return "", False
+    # Pictures may be text, too, but are not among the types that Mangum takes for it.
+    if content_type.startswith("application/json"):
+        try:
+            return body.decode(), False
+        # It is encoded.
+        except UnicodeDecodeError:
+            pass
+    return base64.b64encode(body).decode(), True

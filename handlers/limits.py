@@ -1,17 +1,21 @@
-"""How much disk and memory this process may use, as its machine and its container have it."""
+"""How much disk, memory and CPU this process may use, as its machine, its container and its platform have it."""
 
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path, PurePosixPath
+
+from handlers.settings import lambda_memory
+from model_cache.disk import free_at
 
 _MANY = 10_000
 """Files of a cache directory that are counted: a model has a few, and a server may not start late for their sake."""
 _NO_LIMIT = 1 << 60
 """Version 1 of cgroups says "no limit" with the largest number it has, which depends on the machine's page size."""
+_CPU_OF_LAMBDA = 1769
+"""MB of a function's memory that buy it one CPU."""
 
 
 def disk_room(directory: Path) -> int:
@@ -19,7 +23,7 @@ def disk_room(directory: Path) -> int:
     existing = directory.absolute()
     while not existing.exists():
         existing = existing.parent
-    return shutil.disk_usage(existing).free + sum(map(_size, islice(_files(directory), _MANY)))
+    return free_at(existing) + sum(map(_size, islice(_files(directory), _MANY)))
 
 
 def is_in_memory(directory: Path, root: Path = Path("/")) -> bool:
@@ -56,6 +60,18 @@ def memory_limit(root: Path = Path("/")) -> int | None:
     return min(limits, default=None)
 
 
+def cpu_room(root: Path = Path("/")) -> float:
+    """Return how many CPUs this process may use at a time: those it may run on, or fewer if it is granted less.
+
+    Args:
+        root: where ``/proc`` and ``/sys`` are.
+    """
+    machine = len(os.sched_getaffinity(0))
+    # What a function's memory buys is nowhere to be seen in its environment: it sees two or more, and is throttled.
+    function = [memory / _CPU_OF_LAMBDA for memory in [lambda_memory()] if memory]
+    return min([machine, *_cpu_quotas(root), *function])
+
+
 def _files(directory: Path) -> Iterator[Path]:
     # Directories that cannot be read are skipped, and no link is followed.
     for parent, _, names in islice(os.walk(directory), _MANY):
@@ -72,23 +88,44 @@ def _size(path: Path) -> int:
 
 
 def _limit_files(root: Path) -> Iterator[Path]:
-    """Yield where limits may be, in our group and all above it: each of them binds us."""
+    for is_version_2, group in _groups(root, "memory"):
+        yield group / ("memory.max" if is_version_2 else "memory.limit_in_bytes")
+
+
+def _cpu_quotas(root: Path) -> Iterator[float]:
+    """Yield how many CPUs our group and those above it may use, as far as that is limited."""
+    for is_version_2, group in _groups(root, "cpu"):
+        if is_version_2:
+            # As in "150000 100000": microseconds of CPU in each so many microseconds.
+            quota, _, period = _read(group / "cpu.max").partition(" ")
+        else:
+            quota, period = _read(group / "cpu.cfs_quota_us"), _read(group / "cpu.cfs_period_us")
+        if (time := _number(quota)) and (of := _number(period)):
+            yield time / of
+
+
+def _groups(root: Path, controller: str) -> Iterator[tuple[bool, Path]]:
+    """Yield the directories where limits may be, of our group and all above it, as each of them binds us.
+
+    With each comes whether it is of version 2 of cgroups.
+    """
     mount = root / "sys" / "fs" / "cgroup"
-    for controllers, group in _groups(root):
+    for controllers, group in _own_groups(root, controller):
         for parent in (group, *group.parents):
             # Version 2 has one hierarchy, whose line in /proc names no controllers.
             if not controllers:
-                yield mount / parent / "memory.max"
-            elif "memory" in controllers.split(","):
-                yield mount / "memory" / parent / "memory.limit_in_bytes"
+                yield True, mount / parent
+            elif controller in controllers.split(","):
+                # Controllers that share a hierarchy, as cpu and cpuacct do, each have a link to it.
+                yield False, mount / controller / parent
 
 
-def _groups(root: Path) -> Iterator[tuple[str, PurePosixPath]]:
+def _own_groups(root: Path, controller: str) -> Iterator[tuple[str, PurePosixPath]]:
     """Yield the controllers and the group of each line of /proc/self/cgroup; see cgroups(7)."""
     # Inside a container the group is either the top, or has the host's name and is not to be found: the limit is at
     # the top all the same.
     yield "", PurePosixPath()
-    yield "memory", PurePosixPath()
+    yield controller, PurePosixPath()
     for line in _read(root / "proc" / "self" / "cgroup").splitlines():
         _, _, rest = line.partition(":")
         controllers, _, group = rest.partition(":")
@@ -98,10 +135,13 @@ def _groups(root: Path) -> Iterator[tuple[str, PurePosixPath]]:
 
 
 def _limit(path: Path) -> int | None:
-    text = _read(path).strip()
-    # Neither "max" nor a file that is not there is a number.
-    limit = int(text) if text.isdecimal() else _NO_LIMIT
+    limit = _number(_read(path))
     return limit if 0 < limit < _NO_LIMIT else None
+
+
+def _number(text: str) -> int:
+    # Neither "max", -1 nor a file that is not there is a number, and 0 is no limit.
+    return int(text) if text.strip().isdecimal() else 0
 
 
 def _read(path: Path) -> str:

@@ -56,8 +56,22 @@ lint: $(VENV)/.installed  ## ruff, mypy --strict, import contracts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: setup  ## measure cold start against the naive handler and a bare script
-	@$(BIN)/python -m benchmarks.cold_start $(BENCH_ARGS)
+$(VENV)/.bench: $(VENV)/.installed requirements/bench.txt
+	@$(UV_PIP) -r requirements/bench.txt
+	@touch $@
+
+$(TOOLS)/mlserver/.installed: $(UV) benchmarks/mlserver.txt
+	@echo "installing MLServer, a peer to compare with, into $(TOOLS)/mlserver" >&2
+	@$(UV) venv --quiet --clear --python $(BIN)/python $(TOOLS)/mlserver
+	@$(UV) pip install --quiet --python $(TOOLS)/mlserver/bin/python --require-hashes -r benchmarks/mlserver.txt
+	@touch $@
+
+# Without MLServer, wrk or h2load there are fewer figures, which say so.
+bench: setup $(VENV)/.bench  ## measure cold starts, latency, throughput and memory; BENCH_ARGS='--parts warm' for less
+	-@$(MAKE) --no-print-directory $(TOOLS)/mlserver/.installed
+	@{ command -v wrk && command -v h2load || { apt-get update && apt-get install -y wrk nghttp2-client; }; } >/dev/null 2>&1 \
+		|| echo "could not install wrk and h2load, as root would with: apt-get install wrk nghttp2-client" >&2
+	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 examples: $(VENV)/.installed  ## train the bundled digits model again
 	@$(BIN)/python examples/train_digits.py
@@ -66,6 +80,8 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generat
 lock: $(UV)  ## pin the newest versions again
 	@$(COMPILE) $(LOCK_ARGS) pyproject.toml --extra all --group build --group test --group lint -o requirements/lock.txt
 	@$(COMPILE) $(LOCK_ARGS) pyproject.toml --extra all -c requirements/lock.txt -o requirements/image.txt
+	@$(COMPILE) $(LOCK_ARGS) requirements/bench.in -c requirements/lock.txt -o requirements/bench.txt
+	@$(COMPILE) $(LOCK_ARGS) benchmarks/mlserver.in -o benchmarks/mlserver.txt
 	@$(COMPILE) $(LOCK_ARGS) requirements/ovmsclient.in -o requirements/ovmsclient.txt
 	@$(COMPILE) $(LOCK_ARGS) requirements/bootstrap.in -o requirements/bootstrap.txt
 	@$(COMPILE) $(LOCK_ARGS) --no-emit-package tensorflow infra/ci/tfserving.in -o infra/ci/tfserving.txt

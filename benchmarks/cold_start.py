@@ -1,44 +1,34 @@
-"""Seconds from the start of a process to its first right answer: Decant, a naive handler, a bare script.
+"""Seconds from the start of a process to its first right answer: Decant, a naive handler, bare scripts.
 
-Every measurement is a new process with an empty cache directory. The contenders take turns, so that a change
-of the machine's mood meets all of them alike, and one warm-up run of each is thrown away, so that Python's own
-files are in the page cache. Nothing counts before it has been checked: the answer must be that of OpenVINO,
-called directly, within a tolerance that the answer to another input does not meet.
-
-Run as ``python -m benchmarks.cold_start``. ``docs/performance.md`` has the results.
+Every measurement is a new process, with an empty cache directory or with one that an earlier start has left. The
+contenders take turns, so that a change of the machine's mood meets all of them alike, and one warm-up run of each is
+thrown away, so that Python's own files are in the page cache. Every answer is checked.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import dataclasses
 import http.client
-import json
 import os
 import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-import openvino as ov
-
-from benchmarks.machine import machine, noting_others
-from benchmarks.make_resnet50 import IMAGE_SHAPE, write_resnet50
+from benchmarks.bare_blob import write_blob
+from benchmarks.children import HERE, QUIET, save_image
+from benchmarks.report import Findings, Verdict, say, table
+from benchmarks.tasks import BenchmarkFailed, Task
 from tests.servers.processes import clean_environment, free_port
-from tests.servers.seaweedfs import SeaweedFS, seaweedfs
+from tests.servers.seaweedfs import SeaweedFS
 
-HERE = Path(__file__).parent
-DIGITS = HERE.parent / "examples" / "digits"
 BUCKET = "models"
 
 TIME_LIMIT = 60.0
@@ -47,32 +37,23 @@ TIME_LIMIT = 60.0
 RETRY_AFTER = 0.002
 """Seconds between attempts while nothing answers: little beside the quickest start, and little work."""
 
-TOLERANCE = 0.01
-"""Of the range of the right answer. OpenVINO computes in bf16 by default where the CPU can, which moves the
-answers of ResNet-50 by 0.2 %."""
+WRITTEN_AFTER = 2.0
+"""Seconds without a change after which a server is taken to have written to its cache what it wants to."""
 
-Array = npt.NDArray[np.float32]
+PRIMING_LIMIT = 20.0
+
+DISK, S3, CACHE = "disk", "S3", "S3, second start"
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A model in storage, a request to it, and the right answer to that request."""
+class Place(NamedTuple):
+    """Where a child works."""
 
-    model: str
-    disk: Path
-    """The base directory; version 1 is ``1/model.xml``."""
-    image: Array
-    """One example, with its batch dimension."""
-    output: str
-    answer: Array
-
-    def request(self) -> bytes:
-        # f32 printed as f64 would be twenty digits of noise per number.
-        return json.dumps({"instances": np.round(self.image.astype(np.float64), 4).tolist()}).encode()
-
-    def is_right(self, values: Any) -> bool:
-        given = np.asarray(values, dtype=np.float32).reshape(self.answer.shape)
-        return bool(np.abs(given - self.answer).max() <= TOLERANCE * np.ptp(self.answer))
+    url: str
+    """Of the model's base directory."""
+    port: int
+    scratch: Path
+    cache: Path
+    s3: SeaweedFS
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,90 +69,186 @@ class Launch:
 class Contender:
     name: str
     source: str
-    """Where the model is: ``disk`` or ``S3``."""
-    launch: Callable[[Task, str, int, Path], Launch]
-    """From the task, the URL of its base directory, the port to serve and a scratch directory."""
+    """Where the model is: on the ``disk``, in ``S3``, or in the cache that an earlier start from S3 has left."""
+    launch: Callable[[Task, Place], Launch]
 
 
-def bare(task: Task, base: str, port: int, scratch: Path) -> Launch:
-    image = scratch / "image.npy"
-    np.save(image, task.image)
-    return Launch([sys.executable, str(HERE / "bare.py"), f"{base}/1/model.xml", str(image)])
+def bare(task: Task, place: Place) -> Launch:
+    return Launch([sys.executable, str(HERE / "bare.py"), str(task.xml), save_image(task, place.scratch)])
 
 
-def naive(task: Task, base: str, port: int, scratch: Path) -> Launch:
-    env = {"MODEL_URI": f"{base}/1", "PORT": str(port)}
+def bare_blob(task: Task, place: Place) -> Launch:
+    # Of the first, thrown away run.
+    blob = place.cache / f"{task.model}.blob"
+    if not blob.exists():
+        place.cache.mkdir(exist_ok=True)
+        write_blob(task.xml, blob)
+    weights, image = str(task.xml.with_suffix(".bin")), save_image(task, place.scratch)
+    return Launch([sys.executable, str(HERE / "bare_blob.py"), str(blob), weights, image])
+
+
+def bare_s3(task: Task, place: Place) -> Launch:
+    files = []
+    for file in (task.xml, task.xml.with_suffix(".bin")):
+        where = {"Bucket": BUCKET, "Key": f"{task.model}/1/{file.name}"}
+        url = place.s3.client().generate_presigned_url("get_object", Params=where, ExpiresIn=600)
+        files += [url, str(file.stat().st_size)]
+    return Launch([sys.executable, str(HERE / "bare_s3.py"), *files, save_image(task, place.scratch)])
+
+
+def naive(task: Task, place: Place) -> Launch:
+    env = {"MODEL_URI": f"{place.url}/1", "PORT": str(place.port)}
     return Launch([sys.executable, str(HERE / "naive_handler.py")], env, "/predict")
 
 
-def decant(task: Task, base: str, port: int, scratch: Path, grpc_port: int = 0) -> Launch:
+def decant(task: Task, place: Place, grpc_port: int = 0) -> Launch:
     flags = {
         "--model_name": task.model,
-        "--model_path": base,
+        "--model_path": place.url,
         "--port": grpc_port,
-        "--rest_port": port,
-        "--cache_dir": scratch / "cache",
+        "--rest_port": place.port,
+        "--cache_dir": place.cache,
     }
     command = Path(sys.executable).with_name("decant")
     argv = [str(command), "serve", *(str(part) for flag in flags.items() for part in flag)]
     return Launch(argv, path=f"/v1/models/{task.model}:predict")
 
 
-def decant_with_grpc(task: Task, base: str, port: int, scratch: Path) -> Launch:
-    return decant(task, base, port, scratch, free_port())
+def decant_with_grpc(task: Task, place: Place) -> Launch:
+    return decant(task, place, free_port())
 
 
-BARE = Contender("bare script", "disk", bare)
+BARE, BLOB = "bare script", "bare script, compiled blob"
+NAIVE = "naive handler"
+DECANT, WITH_GRPC = "Decant", "Decant + gRPC"
 CONTENDERS = (
-    BARE,
-    Contender("naive handler", "disk", naive),
-    Contender("Decant", "disk", decant),
-    Contender("naive handler", "S3", naive),
-    Contender("Decant", "S3", decant),
-    Contender("Decant + gRPC", "S3", decant_with_grpc),
+    Contender(BARE, DISK, bare),
+    Contender(BLOB, DISK, bare_blob),
+    Contender(NAIVE, DISK, naive),
+    Contender(DECANT, DISK, decant),
+    Contender(WITH_GRPC, DISK, decant_with_grpc),
+    Contender(BARE, S3, bare_s3),
+    Contender(NAIVE, S3, naive),
+    Contender(DECANT, S3, decant),
+    Contender(WITH_GRPC, S3, decant_with_grpc),
+    Contender(DECANT, CACHE, decant),
+    Contender(WITH_GRPC, CACHE, decant_with_grpc),
 )
+# A second start downloads nothing, so its floor is what compiles from the disk.
+FLOORS = {DISK: (BARE, DISK), S3: (BARE, S3), CACHE: (BARE, DISK)}
 
 
-def digits(directory: Path) -> Task:
-    image = np.array(json.loads((DIGITS / "seven.json").read_bytes())["instances"], dtype=np.float32)
-    return _with_answer("digits", DIGITS, image, "probabilities")
+@dataclass(frozen=True, slots=True)
+class Result:
+    model: str
+    contender: str
+    source: str
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
 
 
-def resnet50(directory: Path) -> Task:
-    """Make the model, and an image of coarse patches: to random weights, plain noise all looks alike."""
-    write_resnet50(directory)
-    random = np.random.default_rng(1)
-    patches = random.random((IMAGE_SHAPE[0], 7, 7)).repeat(32, axis=1).repeat(32, axis=2)
-    image = np.round(patches + 0.1 * random.random(IMAGE_SHAPE), 4)[np.newaxis]
-    return _with_answer("resnet50", directory, image.astype(np.float32), "logits")
+def findings(tasks: Sequence[Task], s3: SeaweedFS, directory: Path, runs: int, out: Path) -> Findings:
+    results = run(tasks, s3, directory, runs)
+    found = Findings(
+        "Cold start: seconds from starting the process to its first right answer",
+        [_table(results)],
+        list(_verdicts(results)),
+        figures={f"{r.model}, {r.contender}, {r.source}": r.seconds for r in results},
+    )
+    for task in tasks:
+        _draw_waterfall(task, s3, directory, out, found)
+    return found
 
 
-TASKS: dict[str, Callable[[Path], Task]] = {"digits": digits, "resnet50": resnet50}
+def run(tasks: Sequence[Task], s3: SeaweedFS, directory: Path, runs: int) -> list[Result]:
+    """Measure every contender with every task, by turns; the first round is the warm-up."""
+    turns = [(task, contender) for task in tasks for contender in CONTENDERS]
+    results = [Result(task.model, contender.name, contender.source) for task, contender in turns]
+    kept = [directory / f"kept-{number}" for number in range(len(turns))]
+    for (task, contender), cache in zip(turns, kept, strict=True):
+        if contender.source == CACHE:
+            _prime(contender, task, s3, cache)
+    for number in range(runs + 1):
+        for (task, contender), result, cache in zip(turns, results, kept, strict=True):
+            seconds = measure(
+                contender, task, s3, cache if contender.source == CACHE or contender.name == BLOB else None
+            )
+            label = f"run {number} of {runs}" if number else "warm-up"
+            say(f"{label}: {task.model}, {contender.name}, {contender.source}: {seconds:.3f} s")
+            if number:
+                result.seconds.append(seconds)
+    return results
 
 
-def _with_answer(model: str, base: Path, image: Array, output: str) -> Task:
-    """Ask OpenVINO, and make sure that the check refuses the answer to the negative."""
-    compiled = ov.Core().compile_model(base / "1" / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    task = Task(model, base, image, output, compiled(image)[output].copy())
-    if not np.isfinite(task.answer).all() or task.is_right(compiled(image.max() - image)[output]):
-        raise SystemExit(f"{model}: the reference answer does not depend on the input")
-    return task
+def measure(
+    contender: Contender,
+    task: Task,
+    s3: SeaweedFS,
+    cache: Path | None = None,
+    afterwards: Callable[[subprocess.Popen[bytes], int], None] = lambda process, port: None,
+) -> float:
+    """Start a contender, wait for its first answer, and return the seconds in between; then it is killed.
 
-
-def measure(contender: Contender, task: Task, base: str, env: Mapping[str, str]) -> float:
-    """Start a contender, wait for its first answer, kill it, and return the seconds in between."""
-    with tempfile.TemporaryDirectory(prefix="cold-start-") as scratch:
-        port = free_port()
-        launch = contender.launch(task, base, port, Path(scratch))
+    Args:
+        cache: the directory to use for a cache; by default one that is new, and removed in the end.
+        afterwards: what to do before it is killed, given its process and port.
+    """
+    with TemporaryDirectory(prefix="cold-start-") as scratch:
+        url = str(task.disk) if contender.source == DISK else f"s3://{BUCKET}/{task.model}"
+        place = Place(url, free_port(), Path(scratch), cache or Path(scratch, "cache"), s3)
+        launch = contender.launch(task, place)
         body = task.request()
-        child_env = {**env, **launch.env, "HOME": scratch, "TMPDIR": scratch}
+        env = {**clean_environment({**s3.admin.env(), **QUIET}), **launch.env, "HOME": scratch, "TMPDIR": scratch}
         log = Path(scratch) / "log"
         started = time.perf_counter()
-        with _child(launch.argv, child_env, log) as process:
-            answer = _printed(process) if launch.path is None else _served(process, port, launch.path, body)
+        with _child(launch.argv, env, log) as process:
+            answer = _printed(process) if launch.path is None else _served(process, place.port, launch.path, body)
             seconds = time.perf_counter() - started
-        _check(contender, task, answer, log)
+            who = f"{contender.name} ({contender.source}, {task.model})"
+            if answer is None:
+                raise BenchmarkFailed(f"{who} ended without an answer:\n{log.read_text(errors='replace')[-2000:]}")
+            task.check(who, answer)
+            afterwards(process, place.port)
     return seconds
+
+
+def _prime(contender: Contender, task: Task, s3: SeaweedFS, cache: Path) -> None:
+    """Start and stop once, with time to write to the cache whatever it writes there."""
+
+    def stop(process: subprocess.Popen[bytes], port: int) -> None:
+        deadline = time.monotonic() + PRIMING_LIMIT
+        before, now = None, _contents(cache)
+        while before != now and time.monotonic() < deadline:
+            time.sleep(WRITTEN_AFTER)
+            before, now = now, _contents(cache)
+        process.terminate()
+        process.wait(PRIMING_LIMIT)
+
+    measure(contender, task, s3, cache, stop)
+
+
+def _contents(directory: Path) -> list[tuple[str, int]]:
+    return sorted((str(path), path.stat().st_size) for path in directory.rglob("*"))
+
+
+def _draw_waterfall(task: Task, s3: SeaweedFS, directory: Path, out: Path, found: Findings) -> None:
+    """Save the phases of one start from S3 as Decant itself draws them."""
+
+    def save(process: subprocess.Popen[bytes], port: int) -> None:
+        for path, name in (
+            ("/v1/coldstart.svg", f"cold-start-{task.model}.svg"),
+            ("/v1/coldstart", f"cold-start-{task.model}.json"),
+        ):
+            status, body = _request(port, "GET", path)
+            if status == http.HTTPStatus.OK:
+                (out / name).write_bytes(body)
+            else:
+                found.notes.append(f"no {name}: {path} answered {status}")
+
+    measure(Contender(DECANT, S3, decant), task, s3, afterwards=save)
 
 
 @contextlib.contextmanager
@@ -202,125 +279,63 @@ def _served(process: subprocess.Popen[bytes], port: int, path: str, body: bytes)
     while process.poll() is None:
         # Not being there yet looks like a refused or broken connection, or like TensorFlow Serving's 404 and 503.
         with contextlib.suppress(OSError, http.client.HTTPException):
-            status, answer = _post(port, path, body)
+            status, answer = _request(port, "POST", path, body)
             if status == http.HTTPStatus.OK:
                 return answer
             if status not in (http.HTTPStatus.NOT_FOUND, http.HTTPStatus.SERVICE_UNAVAILABLE):
-                raise SystemExit(f"{path} answered {status}: {answer[:500]!r}")
+                raise BenchmarkFailed(f"{path} answered {status}: {answer[:500]!r}")
         time.sleep(RETRY_AFTER)
     return None
 
 
-def _post(port: int, path: str, body: bytes) -> tuple[int, bytes]:
+def _request(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIME_LIMIT)
     with contextlib.closing(connection):
-        connection.request("POST", path, body, {"Content-Type": "application/json"})
+        connection.request(method, path, body, {"Content-Type": "application/json"})
         response = connection.getresponse()
         return response.status, response.read()
 
 
-def _check(contender: Contender, task: Task, answer: bytes | None, log: Path) -> None:
-    who = f"{contender.name} ({contender.source}, {task.model})"
-    if answer is None:
-        raise SystemExit(f"{who} ended without an answer:\n{log.read_text(errors='replace')[-2000:]}")
-    if not task.is_right(_values(json.loads(answer), task.output)):
-        raise SystemExit(f"{who} gave a wrong answer: {answer[:500]!r}")
+def _table(results: Sequence[Result]) -> str:
+    """Ratios are of medians; "minima" is the ratio to the floor once more, of the least of each."""
+    head = (" model", " server", " model from", "median s", "min", "max", "/ floor", "minima", "/ blob", "/ naive")
+    return table(head, (_row(result, results) for result in results))
 
 
-def _values(answer: Any, output: str) -> Any:
-    """Find an output in the bare script's object, or in a row (Decant) or column (naive) response."""
-    rows = answer.get("predictions")
-    if rows is not None:
-        return [row[output] if isinstance(row, dict) else row for row in rows]
-    return answer.get("outputs", answer)[output]
+def _row(result: Result, results: Sequence[Result]) -> list[str | None]:
+    ratios = (
+        ratio(result, results, FLOORS[result.source]),
+        ratio(result, results, FLOORS[result.source], min),
+        ratio(result, results, (BLOB, DISK)),
+        ratio(result, results, (NAIVE, DISK if result.source == DISK else S3)),
+    )
+    seconds = (result.median, min(result.seconds), max(result.seconds))
+    cells = [result.model, result.contender, result.source, *(f"{value:.3f}" for value in seconds)]
+    return [*cells, *("" if value is None else f"{value:.2f}" for value in ratios)]
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    model: str
-    contender: str
-    source: str
-    seconds: list[float]
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.seconds)
-
-
-def run(tasks: Sequence[Task], runs: int, s3: SeaweedFS) -> list[Result]:
-    """Measure every contender with every task, by turns; the first round is the warm-up."""
-    # OpenVINO's telemetry takes CI as a refusal. The naive handler would otherwise start it.
-    env = clean_environment({**s3.admin.env(), "CI": "true"})
-    turns = [(task, contender) for task in tasks for contender in CONTENDERS]
-    results = [Result(task.model, contender.name, contender.source, []) for task, contender in turns]
-    for number in range(runs + 1):
-        for (task, contender), result in zip(turns, results, strict=True):
-            base = str(task.disk) if contender.source == "disk" else f"s3://{BUCKET}/{task.model}"
-            seconds = measure(contender, task, base, env)
-            label = f"run {number} of {runs}" if number else "warm-up"
-            _say(f"{label}: {task.model}, {contender.name}, {contender.source}: {seconds:.3f} s")
-            if number:
-                result.seconds.append(seconds)
-    return results
+def ratio(
+    result: Result,
+    results: Sequence[Result],
+    of: tuple[str, str],
+    typical: Callable[[list[float]], float] = statistics.median,
+) -> float | None:
+    """Return how many times longer this takes than another contender with the same model, if it is another."""
+    other = next(r for r in results if (r.model, r.contender, r.source) == (result.model, *of))
+    return None if other is result else typical(result.seconds) / typical(other.seconds)
 
 
-def table(results: Sequence[Result]) -> str:
-    """A Markdown table; the ratios are of medians."""
-    lines = [
-        "| model | server | model from | median s | min | max | / bare | / naive |",
-        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    return "\n".join(lines + [_row(result, results) for result in results])
-
-
-def _row(result: Result, results: Sequence[Result]) -> str:
-    bare_ratio = _ratio(result, results, BARE.name, BARE.source)
-    naive_ratio = _ratio(result, results, "naive handler", result.source)
-    times = f"{result.median:.3f} | {min(result.seconds):.3f} | {max(result.seconds):.3f}"
-    return f"| {result.model} | {result.contender} | {result.source} | {times} | {bare_ratio} | {naive_ratio} |"
-
-
-def _ratio(result: Result, results: Sequence[Result], contender: str, source: str) -> str:
-    wanted = (result.model, contender, source)
-    other = next(other for other in results if (other.model, other.contender, other.source) == wanted)
-    return "" if other is result else f"{result.median / other.median:.2f}"
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cold_start", description=__doc__)
-    parser.add_argument("--runs", type=int, default=7, help="measurements of each contender (default: 7)")
-    parser.add_argument("--models", default=",".join(TASKS), help="which of %(default)s, with commas between")
-    parser.add_argument("--json", type=Path, help="also write every measurement to this file")
-    arguments = parser.parse_args()
-    arguments.models = arguments.models.split(",")
-    if unknown := set(arguments.models) - set(TASKS):
-        parser.error(f"unknown models {sorted(unknown)}; want some of {sorted(TASKS)}")
-    if arguments.runs < 1:
-        parser.error("--runs must be at least 1")
-    return arguments
-
-
-def main() -> None:
-    arguments = _arguments()
-    # So that a terminated benchmark leaves no child and no temporary file behind.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    facts = machine()
-    with noting_others(facts), tempfile.TemporaryDirectory(prefix="cold-start-") as directory:
-        tasks = [TASKS[model](Path(directory) / model) for model in arguments.models]
-        with seaweedfs(Path(directory), BUCKET) as s3:
-            for task in tasks:
-                s3.put_tree(BUCKET, task.model, task.disk)
-            results = run(tasks, arguments.runs, s3)
-    print("\n".join(f"{fact}: {value}" for fact, value in facts.items()))
-    print(f"runs: {arguments.runs}\n\n{table(results)}")
-    if arguments.json:
-        measured = [dataclasses.asdict(result) for result in results]
-        arguments.json.write_text(json.dumps({"machine": facts, "results": measured}, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+def _verdicts(results: Sequence[Result]) -> Iterator[Verdict]:
+    targets = {
+        ("resnet50", S3): ("ResNet-50 from S3, empty cache", 1.3),
+        ("digits", DISK): ("tiny model on disk", 1.5),
+        ("resnet50", CACHE): ("second start, ResNet-50", 1.15),
+        ("digits", CACHE): ("second start, tiny model", 1.15),
+    }
+    for (model, source), (what, target) in targets.items():
+        for result in results:
+            if (result.model, result.source) == (model, source) and result.contender in (DECANT, WITH_GRPC):
+                figure = ratio(result, results, FLOORS[source])
+                assert figure is not None
+                floor = "floor (bare script, S3)" if source == S3 else "floor (bare script, disk)"
+                yield Verdict(f"{what}: {result.contender}", figure, f"x {floor}", target)

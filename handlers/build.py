@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from handlers.configuration import ModelConfig, models_of, read
-from handlers.limits import disk_room, is_in_memory, memory_room
+from handlers.limits import cpu_room, disk_room, is_in_memory, memory_room
 from handlers.progress import watch
+from handlers.properties import properties
 from handlers.settings import OF_BATCHING, Settings, SettingsError, is_on_cloud_run
 from model_cache.cache import Loader, ModelCache
 from model_cache.disk import DiskCache
 from model_cache.repository import ModelRepository, ModelVersion
 from model_cache.storage import open_storage
-from runtime.engine import OpenVinoLoader
+from model_cache.timeline import span
+from runtime.compiled import DEFAULTS, beginning_of, properties_of
+from runtime.deferred import DeferredLoader
 from runtime.servable import Servable
 from runtime.server import ModelServer
 
@@ -30,8 +34,13 @@ _STREAM_MEMORY = 64 << 20
 """Bytes of memory there should be for each part that is read at once: a few of them are in buffers at any moment."""
 
 
-def build_server(settings: Settings, models: Sequence[ModelConfig] | None = None) -> ModelServer:
+def build_server(settings: Settings, models: Sequence[ModelConfig] | None = None, processes: int = 1) -> ModelServer:
     """Return the server of these models, or of those that the settings name, with nothing loaded.
+
+    Args:
+        settings: what it is like.
+        models: None for those that the settings name.
+        processes: how many like this one share memory and CPUs.
 
     Raises:
         SettingsError: there is no model, or its path is of no kind that can be read.
@@ -39,24 +48,47 @@ def build_server(settings: Settings, models: Sequence[ModelConfig] | None = None
     """
     models = models_of(settings) if models is None else models
     share = MEMORY_SHARE - (_DISK_SHARE if _is_disk_memory(settings) else 0.0)
-    memory_budget = settings.memory_budget or int(memory_room() * share)
-    files = open_disk_cache(settings)
+    memory_budget = (settings.memory_budget or int(memory_room() * share)) // processes
+    config = properties(settings, cpu_room() / processes)
+    if settings.plugin_config:
+        _check(config)
+    files = open_disk_cache(settings, config)
+
+    def is_awaited(version: ModelVersion) -> bool:
+        # One caller may be no request: whoever loads all models at a start.
+        return cache.waiting(version) > 1
+
+    cache = ModelCache[ModelVersion, Servable](_loader(settings, files, config, is_awaited), memory_budget)
     return ModelServer(
         {model.name: open_repository(model, settings) for model in models},
-        ModelCache[ModelVersion, Servable](_loader(settings, files), memory_budget),
+        cache,
         files,
         labels={model.name: model.labels for model in models},
         load_timeout=settings.load_timeout,
     )
 
 
-def open_disk_cache(settings: Settings, *, is_durable: bool = False) -> DiskCache:
+def open_disk_cache(
+    settings: Settings, config: Mapping[str, str] | None = None, *, is_durable: bool = False
+) -> DiskCache:
+    """
+    Args:
+        config: the properties for which compiled models are fetched along; for any, if None.
+    """
+    compiled = "" if config is None else beginning_of(properties_of({**DEFAULTS, **config}))
     directory = Path(settings.cache_dir)
     budget = settings.disk_budget or disk_room(directory)
     if not settings.disk_budget and _is_disk_memory(settings):
         budget = min(budget, int(memory_room() * _DISK_SHARE))
     threads = min(max(memory_room() // _STREAM_MEMORY, 2), 8)
-    return DiskCache(directory, budget, threads=threads, watch=watch, is_durable=is_durable)
+    return DiskCache(
+        directory,
+        budget,
+        threads=threads,
+        watch=watch,
+        is_durable=is_durable,
+        compiled=compiled if settings.compiled_cache else None,
+    )
 
 
 def open_repository(model: ModelConfig, settings: Settings) -> ModelRepository:
@@ -73,9 +105,42 @@ def open_repository(model: ModelConfig, settings: Settings) -> ModelRepository:
     )
 
 
-def _loader(settings: Settings, files: DiskCache) -> Loader[ModelVersion, Servable]:
+def import_engine(*, loads_plugin: bool = True) -> None:
+    """Import what the first load needs once its files are there: a third of a small model's start.
+
+    Args:
+        loads_plugin: whether OpenVINO loads its plugin for this machine, too. No other thread goes on meanwhile, which
+            is well if all wait for a download; but compiling would do the same beside them.
+    """
+    with span("imports.engine"):
+        from runtime.openvino_core import DEVICE, core
+
+        made = core()
+        if loads_plugin:
+            made.get_property(DEVICE, "FULL_DEVICE_NAME")
+        import runtime.engine  # noqa: F401
+
+
+def _loader(
+    settings: Settings, files: DiskCache, config: Mapping[str, str], is_awaited: Callable[[ModelVersion], bool]
+) -> Loader[ModelVersion, Servable]:
     settings.require_batching()
-    loader: Loader[ModelVersion, Servable] = OpenVinoLoader(files)
+    parameters = _batching_parameters(settings) if settings.enable_batching else None
+    return DeferredLoader(files, partial(_engine_loader, settings, files, parameters, config, is_awaited))
+
+
+def _engine_loader(
+    settings: Settings,
+    files: DiskCache,
+    parameters: BatchingParameters | None,
+    config: Mapping[str, str],
+    is_awaited: Callable[[ModelVersion], bool],
+) -> Loader[ModelVersion, Servable]:
+    from runtime.engine import OpenVinoLoader
+
+    loader: Loader[ModelVersion, Servable] = OpenVinoLoader(
+        files, config, settings.nireq or None, keeps_compiled=settings.compiled_cache
+    )
     # What is around the engine is imported by who wants it, as all that takes time at a cold start.
     if settings.enable_model_warmup or settings.enable_signature_warmup:
         from runtime.warmup import WarmingLoader
@@ -86,17 +151,24 @@ def _loader(settings: Settings, files: DiskCache) -> Loader[ModelVersion, Servab
             replays=settings.enable_model_warmup,
             iterations=settings.num_request_iterations_for_warmup,
             from_signature=settings.enable_signature_warmup,
+            is_awaited=is_awaited,
         )
     if not settings.enable_batching:
         return loader
     from runtime.batching import BatchingLoader
 
     return BatchingLoader(
-        loader,
-        files,
-        parameters=_batching_parameters(settings),
-        reads_per_model=settings.enable_per_model_batching_parameters,
+        loader, files, parameters=parameters, reads_per_model=settings.enable_per_model_batching_parameters
     )
+
+
+def _check(config: Mapping[str, str]) -> None:
+    from runtime.openvino_core import check_properties
+
+    try:
+        check_properties(config)
+    except ValueError as exc:
+        raise SettingsError(f"plugin_config: {exc}") from exc
 
 
 def _batching_parameters(settings: Settings) -> BatchingParameters | None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from types import MappingProxyType
+from typing import Any, NamedTuple, NoReturn
 from urllib.parse import unquote, urlsplit
 
 from handlers.settings import Settings, SettingsError
@@ -36,12 +36,11 @@ _AS_ALWAYS: Mapping[str, Sequence[object]] = {
 """What OpenVINO Model Server's files may say of a model without asking for anything else than what is done anyway."""
 
 
-@dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(NamedTuple):
     name: str
     base_path: str
     policy: VersionPolicy | None = None
-    labels: Mapping[str, int] = field(default_factory=dict)
+    labels: Mapping[str, int] = MappingProxyType({})
 
 
 def models_of(settings: Settings) -> list[ModelConfig]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +15,6 @@ from urllib.parse import quote
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from handlers.limits import memory_room
 from model_cache.locks import locked
 from runtime.server import ModelServer
 from runtime.servicers import MAX_MESSAGE, SERVICES, Reload, service_handlers
@@ -22,8 +22,6 @@ from runtime.servicers import MAX_MESSAGE, SERVICES, Reload, service_handlers
 if TYPE_CHECKING:
     from handlers.tls import Tls
 
-REQUESTS_SHARE = 0.1
-"""Of the memory there is, for the requests of all calls as they came; decoded they take several times that."""
 RESERVE = 8
 """Threads beyond those for calls that may take long."""
 _MAX_SOCKET_PATH = 107
@@ -42,7 +40,8 @@ class GrpcServer:
         socket_path: of the UNIX socket; empty for none.
         tls: for the port; None for plain text.
         has_reflection: whether it tells what it serves.
-        reload, tensor_content_from: as `service_handlers`.
+        is_shared: whether other processes of this user may listen on the port, too.
+        reload, tensor_content_from, max_requests: as `service_handlers`.
     """
 
     def __init__(
@@ -57,6 +56,8 @@ class GrpcServer:
         has_reflection: bool = False,
         reload: Reload | None = None,
         tensor_content_from: int = 0,
+        is_shared: bool = False,
+        max_requests: int = sys.maxsize,
     ) -> None:
         self._target = "" if not port else f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
         self._socket_path = socket_path
@@ -69,8 +70,9 @@ class GrpcServer:
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE),
                 ("grpc.max_send_message_length", MAX_MESSAGE),
-                # Two servers on one port would each get a part of the requests; we want to hear of it instead.
-                ("grpc.so_reuseport", 0),
+                # Two servers on one port would each get a part of the requests; unless that is wanted, we want to
+                # hear of it instead.
+                ("grpc.so_reuseport", int(is_shared)),
             ],
             maximum_concurrent_rpcs=2 * max_in_flight + RESERVE,
         )
@@ -79,7 +81,7 @@ class GrpcServer:
                 service_handlers(
                     server,
                     max_in_flight,
-                    max_requests=int(memory_room() * REQUESTS_SHARE),
+                    max_requests=max_requests,
                     reload=reload,
                     tensor_content_from=tensor_content_from,
                 )

@@ -13,26 +13,31 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
-from handlers.build import build_server
+from handlers.build import build_server, import_engine
 from handlers.configuration import models_of
+from handlers.haste import in_haste
+from handlers.limits import memory_room
 from handlers.reload import Reload, start_all
 from handlers.settings import OF_TLS, Settings
 from model_cache.cache import FAILURE_TTL
 from model_cache.errors import BlobChanged, CacheFull, LoadFailed, LoadPending, ModelCacheError
 from model_cache.repository import ServableId
+from model_cache.timeline import span, timeline
 from runtime.server import ModelServer
 
 if TYPE_CHECKING:
     from handlers.tls import Tls
+    from handlers.worker import Worker
 
 logger = logging.getLogger(__name__)
 
 START_FAILED = 3
+REQUESTS_SHARE = 0.1
+"""Of the memory there is, for the requests of all gRPC calls as they came; decoded they take several times that."""
 UPLOAD_TIMEOUT = 120.0
 """Seconds that a start waits for a model that is being uploaded meanwhile."""
 _UPLOAD_PAUSE = 1.0
@@ -60,37 +65,62 @@ class Ready(NamedTuple):
 Event = Ready | BaseException | Stop
 
 
-def serve(settings: Settings) -> NoReturn:
+def serve(settings: Settings, channel: int | None = None) -> NoReturn:
     """Serve until SIGTERM or SIGINT, and end the process.
+
+    Args:
+        settings: what to serve.
+        channel: a worker's descriptor for what its supervisor says; None for a process on its own.
 
     Raises:
         SettingsError: there is nothing to serve, or nothing to serve it on.
     """
     settings.require_ports()
+    worker = _join(channel)
+    processes = 1 if worker is None else worker.count
     tls = _read_tls(settings)
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     started: list[Front] = []
-    with _stop_signals(events):
-        try:
-            models = models_of(settings)
-            server = build_server(settings, models)
-            # First, as it takes longest: it lists and downloads while the fronts are imported.
+    try:
+        with in_haste():
+            with span("configure"):
+                models = models_of(settings) if worker is None else worker.models(settings)
+                server = build_server(settings, models, processes)
+            # First, as it takes longest: it lists and downloads while all else is imported. Then the engine, so that
+            # it compiles, which needs no Python, while the fronts are.
             names = [model.name for model in models]
-            threading.Thread(target=_load, args=(server, names, _is_vital(settings), events), daemon=True).start()
+            args = (server, names, _is_vital(settings), events, worker)
+            threading.Thread(target=_load, args=args, daemon=True).start()
+            import_engine(loads_plugin=not all(model.is_in_place for model in server.repositories.values()))
             reload = Reload(server, settings, models)
-            for front in _fronts(settings, server, tls, reload):
-                front.start()
+            if worker is not None:
+                worker.follow(reload, lambda: events.put(Stop()))
+            replace = reload if worker is None else worker.replace_models
+            for front in _fronts(settings, server, tls, replace, processes, is_shared=worker is not None):
+                # Until then there is nothing to drain, and a signal ends the process at once.
+                if not started:
+                    _heed_stop_signals(events)
+                with span("listen"):
+                    front.start()
                 started.append(front)
-            _watch(settings, reload)
-            code = _main_loop(settings, started, events)
-        except (ModelCacheError, OSError) as exc:
-            logger.error("cannot start %s: %s", _what(settings), exc)
-            code = START_FAILED
-        finished = _drain(started, settings.shutdown_timeout)
+        _watch(settings, reload)
+        code = _main_loop(settings, started, events)
+    except (ModelCacheError, OSError) as exc:
+        logger.error("cannot start %s: %s", _what(settings), exc)
+        code = START_FAILED
+    finished = _drain(started, settings.shutdown_timeout)
     _report(finished, settings.shutdown_timeout, code)
     # Not by returning: loads and downloads may be under way, in threads that Python would wait for.
     logging.shutdown()
     os._exit(code)
+
+
+def _join(channel: int | None) -> Worker | None:
+    if channel is None:
+        return None
+    from handlers.worker import Worker
+
+    return Worker(channel)
 
 
 def _read_tls(settings: Settings) -> Tls | None:
@@ -118,7 +148,13 @@ def _watch(settings: Settings, reload: Reload) -> None:
         threading.Thread(target=reload.watch, args=args, daemon=True).start()
 
 
-def _load(server: ModelServer, names: Sequence[str], is_vital: bool, events: queue.SimpleQueue[Event]) -> None:
+def _load(
+    server: ModelServer,
+    names: Sequence[str],
+    is_vital: bool,
+    events: queue.SimpleQueue[Event],
+    worker: Worker | None = None,
+) -> None:
     """Load the models and report when all have been; go on trying those that fail, as what is wrong may be mended.
 
     Args:
@@ -149,6 +185,8 @@ def _load(server: ModelServer, names: Sequence[str], is_vital: bool, events: que
                     events.put(LoadFailed(str(outcome)))
             waiting = [name for name in waiting if name not in loaded and name in server.repositories]
             _pause(server, waiting, pause)
+        if worker is not None:
+            worker.wait_until_all_are_loaded()
         events.put(Ready(list(loaded.values())))
     # Raised again on the main thread, which is the one that can end the process.
     except BaseException as exc:  # noqa: BLE001
@@ -163,10 +201,19 @@ def _pause(server: ModelServer, names: Sequence[str], seconds: float) -> None:
         time.sleep(min(seconds, _UPLOAD_PAUSE))
 
 
-def _fronts(settings: Settings, server: ModelServer, tls: Tls | None, reload: Reload) -> Iterator[Front]:
+def _fronts(
+    settings: Settings,
+    server: ModelServer,
+    tls: Tls | None,
+    replace: Callable[[Any, float | None], None],
+    processes: int,
+    *,
+    is_shared: bool,
+) -> Iterator[Front]:
     # Each front's libraries are imported only if it is wanted.
     if settings.rest_port:
-        from handlers.http_server import HttpServer
+        with span("imports.front"):
+            from handlers.http_server import HttpServer
 
         yield HttpServer(
             server,
@@ -176,9 +223,11 @@ def _fronts(settings: Settings, server: ModelServer, tls: Tls | None, reload: Re
             max_in_flight=settings.max_in_flight,
             timeout=settings.rest_api_timeout_in_ms / 1000,
             has_cors=settings.rest_api_enable_cors_support,
+            is_shared=is_shared,
         )
     if settings.port or settings.grpc_socket_path:
-        from handlers.grpc_sidecar import GrpcServer
+        with span("imports.grpc"):
+            from handlers.grpc_sidecar import GrpcServer
 
         yield GrpcServer(
             server,
@@ -188,7 +237,9 @@ def _fronts(settings: Settings, server: ModelServer, tls: Tls | None, reload: Re
             socket_path=settings.grpc_socket_path,
             tls=tls,
             has_reflection=settings.grpc_reflection,
-            reload=reload,
+            reload=replace,
+            is_shared=is_shared,
+            max_requests=int(memory_room() * REQUESTS_SHARE) // processes,
             tensor_content_from=1 if settings.enable_serialization_as_tensor_content else settings.tensor_content_from,
         )
 
@@ -199,7 +250,12 @@ def _main_loop(settings: Settings, fronts: list[Front], events: queue.SimpleQueu
         if isinstance(event, Ready):
             for front in fronts:
                 front.set_ready()
+            timeline.ready()
+            # Only now, as nobody waits for it.
+            from runtime.coldstart import summary
+
             logger.info("ready: %s on %s", ", ".join(map(str, event.ids)) or "no model", _addresses(settings))
+            logger.info("%s", summary())
         elif isinstance(event, LoadFailed):
             logger.error("not ready, trying again every %.0f s: %s", FAILURE_TTL, event)
         elif isinstance(event, Stop):
@@ -217,20 +273,15 @@ def _addresses(settings: Settings) -> str:
     return ", ".join(ports + [f"gRPC unix:{path}" for path in [settings.grpc_socket_path] if path])
 
 
-@contextmanager
-def _stop_signals(events: queue.SimpleQueue[Event]) -> Iterator[None]:
+def _heed_stop_signals(events: queue.SimpleQueue[Event]) -> None:
     def stop(number: int, frame: FrameType | None) -> None:
         # Whoever asks twice does not want to wait for requests.
         for again in STOP_SIGNALS:
             signal.signal(again, _exit_now)
         events.put(Stop())
 
-    before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    for number in STOP_SIGNALS:
+        signal.signal(number, stop)
 
 
 def _exit_now(number: int, frame: FrameType | None) -> None:

@@ -15,5 +15,3 @@ def configure_logging(level: str) -> None:
         # They tell of every connection and credential look-up.
         for chatty in ("botocore", "boto3", "urllib3"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
-        # It warns of every malformed request, so that whoever can connect could fill the log.
-        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)

@@ -51,7 +51,7 @@ class Reload:
         self._tried: dict[str, tuple[ModelConfig, ModelRepository]] = {}
         self._first = list(self._models.values())
 
-    def __call__(self, message: Any, deadline: float | None = None) -> None:
+    def __call__(self, message: Any, deadline: float | None = None, agree: Callable[[], None] | None = None) -> None:
         """Serve what a ModelServerConfig says and nothing else, once what is new in it has been loaded.
 
         A model is new if its name or its base path is. If one cannot be loaded within the time that a request has for
@@ -60,6 +60,7 @@ class Reload:
         Args:
             message: the ModelServerConfig.
             deadline: in seconds of the monotonic clock, when nobody waits any longer.
+            agree: called once all is loaded and before anything is replaced; if it raises, all stays as it was.
 
         Raises:
             InvalidRequest: it describes what cannot be.
@@ -68,7 +69,7 @@ class Reload:
             ModelCacheError: why a model cannot be loaded.
         """
         try:
-            self._replace(from_message(message), is_awaited=True, deadline=deadline)
+            self._replace(from_message(message), is_awaited=True, deadline=deadline, agree=agree)
         except SettingsError as exc:
             raise InvalidRequest(str(exc)) from exc
         except (LoadPending, CacheFull, Overloaded) as exc:
@@ -117,7 +118,14 @@ class Reload:
             except Exception:
                 logger.exception("cannot use %s", path)
 
-    def _replace(self, models: Sequence[ModelConfig], *, is_awaited: bool, deadline: float | None = None) -> list[str]:
+    def _replace(
+        self,
+        models: Sequence[ModelConfig],
+        *,
+        is_awaited: bool,
+        deadline: float | None = None,
+        agree: Callable[[], None] | None = None,
+    ) -> list[str]:
         """Replace the models; return the names of those that may have to be loaded."""
         now = time.monotonic()
         until = now + self._settings.load_timeout
@@ -130,6 +138,8 @@ class Reload:
             new = [model.name for model in models if self._is_new(model)]
             self._tried = {model.name: (model, repositories[model.name]) for model in models if model.name in new}
             self._bring(models, repositories, new if is_awaited else (), until)
+            if agree is not None:
+                self._ask(agree)
             labels = {model.name: model.labels for model in models}
             self._server.configure(repositories, labels, afresh=new if is_awaited else ())
             self._models = {model.name: model for model in models}
@@ -180,6 +190,13 @@ class Reload:
         # The load goes on, for who tries again.
         except LoadPending:
             raise
+        except BaseException:
+            self._server.sweep()
+            raise
+
+    def _ask(self, agree: Callable[[], None]) -> None:
+        try:
+            agree()
         except BaseException:
             self._server.sweep()
             raise

@@ -27,11 +27,16 @@ def pull(settings: Settings, version: int | None) -> Iterator[str]:
         repository = open_repository(model, settings)
         labelled = [] if version is not None else map(repository.find, model.labels.values())
         # The newest may have a label, or several.
-        for found in dict.fromkeys((_find(repository, version), *labelled)):
+        for found in dict.fromkeys((find(repository, version), *labelled)):
             yield _pull(settings, found)
 
 
-def _find(repository: ModelRepository, version: int | None) -> ModelVersion:
+def find(repository: ModelRepository, version: int | None) -> ModelVersion:
+    """Return a version, or the newest.
+
+    Raises:
+        ModelCacheError: as `ModelRepository.find`.
+    """
     found = repository.find(version) if version is not None else next(iter(repository.candidates()), None)
     if found is None:
         raise ModelNotFound(f"no directory named by a number in {repository}")

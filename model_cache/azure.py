@@ -29,7 +29,7 @@ from requests import Session
 from requests.adapters import HTTPAdapter
 from requests.exceptions import RequestException
 
-from model_cache.errors import StorageInterrupted, StorageUnavailable
+from model_cache.errors import BlobChanged, StorageInterrupted, StorageUnavailable
 from model_cache.http_range import error_of, pieces, reason
 from model_cache.storage import MAX_BLOBS, Blob, StorageOptions
 
@@ -62,8 +62,18 @@ class AzureStorage:
         self, container: str, prefix: str, options: StorageOptions, *, credential: TokenCredential | None = None
     ) -> None:
         """``credential`` takes the place of an identity that azure-identity finds."""
+        self._name = container
         self._url = f"az://{container}"
         self._prefix = f"{prefix}/" if prefix else ""
+        self._credential = credential
+        self._connect(options)
+
+    def reconnect(self, options: StorageOptions) -> None:
+        before = self._container
+        self._connect(options)
+        before.close()
+
+    def _connect(self, options: StorageOptions) -> None:
         # Two tries of a listing, in the time of one read.
         self._list_timeout = options.read_timeout / 2
         self._proxies = _proxies(options.environ)
@@ -79,7 +89,7 @@ class AzureStorage:
             "retry_policy": LinearRetry(backoff=1, random_jitter_range=1, retry_total=3, retry_read=1),
         }
         try:
-            self._container = _container(container, options, credential, settings)
+            self._container = _container(self._name, options, self._credential, settings)
         except ValueError as exc:
             # From none: the text has the URL that makes no sense, and with it a SAS.
             raise StorageUnavailable(f"cannot set up {self}: {_reason(exc)}") from None
@@ -130,6 +140,15 @@ class AzureStorage:
             code = answer.headers.get("x-ms-error-code") or answer.reason
             raise error_of(answer.status_code)(f"{failure}: {answer.status_code} {code}")
         yield from pieces(answer.raw, blob, start, stop, failure)
+
+    def put(self, key: str, data: bytes) -> None:
+        failure = f"cannot write {self._url}/{self._prefix}{key}"
+        try:
+            blob = self._container.get_blob_client(self._prefix + key)
+            blob.upload_blob(data, overwrite=True, retry_total=0)
+        except AzureError as exc:
+            error = _error_of(exc)
+            raise (StorageUnavailable if error is BlobChanged else error)(f"{failure}: {_reason(exc)}") from _cause(exc)
 
     def _blob(self, item: BlobProperties) -> Blob:
         md5 = item.content_settings.content_md5

@@ -13,6 +13,7 @@ and under the lock, each time there may be room.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -33,6 +34,7 @@ from model_cache.errors import (
     ModelTooLarge,
     StorageUnavailable,
 )
+from model_cache.timeline import timeline
 
 logger = logging.getLogger(__name__)
 
@@ -243,6 +245,12 @@ class ModelCache(Generic[K, T]):
         """Hold the thing for the length of a with block if it is loaded; else the block gets None and holds nothing."""
         return _LeaseIfLoaded(self, key)
 
+    def peek(self, key: K) -> T | None:
+        """Return the thing if it is loaded, to be looked at and not to be used, as it may be closed at any moment."""
+        # Without the lock: one look-up, and an entry is only ever changed from loading to loaded.
+        entry = self._entries.get(key)
+        return entry.value if entry is not None and entry.is_loaded else None
+
     def retire(self, key: K) -> None:
         """Give no more leases of what is there now; the last one out closes it. A later lease loads anew.
 
@@ -274,11 +282,24 @@ class ModelCache(Generic[K, T]):
             entry = self._entries.get(key)
             return entry is not None and not entry.is_loaded
 
+    def waiting(self, key: K) -> int:
+        """Return how many callers wait for a load that is under way, with the one that began it; 0 if there is none."""
+        with self._lock:
+            entry = self._entries.get(key)
+            # One of its leases is the load's own.
+            return 0 if entry is None or entry.is_loaded else entry.leases - 1
+
     def failure(self, key: K) -> ModelCacheError | None:
         """Return the error of the last load if it failed, however long ago."""
         with self._lock:
             failure = self._failures.get(key)
             return _fresh(failure.error) if failure else None
+
+    def forgive(self) -> None:
+        """Have what has failed be tried again by whoever wants it next, however lately that was."""
+        with self._lock:
+            for key, failure in list(self._failures.items()):
+                self._failures[key] = failure._replace(at=-math.inf)
 
     def snapshot(self) -> Snapshot[K, T]:
         """Return what is in the cache. Cheap: what is held is copied under the lock."""
@@ -433,7 +454,8 @@ class ModelCache(Generic[K, T]):
             with self._lock:
                 # Others may be closing what made room for this one. Closing waits for nobody, so this ends.
                 self._closed.wait_for(lambda: not self._closing or self._used + self._closing <= self._budget)
-            value = self._make(entry.key)
+            with timeline.load(str(entry.key)):
+                value = self._make(entry.key)
             size = value.size
         # Raised again in every thread that waits for it, and nowhere else.
         except BaseException as exc:  # noqa: BLE001

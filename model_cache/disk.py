@@ -18,7 +18,6 @@ import errno
 import logging
 import os
 import re
-import shutil
 import stat
 import threading
 import time
@@ -27,6 +26,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from model_cache.compiled import DIRECTORY as COMPILED
+from model_cache.compiled import CompiledDownload, wanted
 from model_cache.download import JOURNAL, PART_TIMEOUT, RESERVED, STREAMS, Download, Progress, paths_of, reserve
 from model_cache.errors import BlobChanged, CacheFull, DiskFull, DiskUnusable, LoadFailed, ModelTooLarge
 from model_cache.locks import POLL, downgrade, is_at, locked, share, try_exclusive
@@ -34,6 +35,7 @@ from model_cache.manifest import NAME as MANIFEST
 from model_cache.manifest import Manifest, boot_id, read_manifest, sync
 from model_cache.repository import ModelVersion
 from model_cache.storage import Blob
+from model_cache.timeline import span
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,8 @@ PARTIAL_TTL = 24 * 3600.0
 """Seconds after which what is left of a download that nobody went on with is removed."""
 LOCK_TIMEOUT = 900.0
 """Seconds to wait for another process that downloads the same version; it may be stopped."""
+KEEP_TIMEOUT = 1.0
+"""Seconds to wait for another process to keep what was compiled: the next one that compiles it will keep it."""
 _TRIES = 3
 _BLOCK = 4096
 _PARTIAL = ".partial-"
@@ -63,6 +67,9 @@ class Files(NamedTuple):
     directory: Path
     fetched: Fetched | None
     """What was downloaded for this lease; None if they were there, or are read where they are stored."""
+    compiled: Path | None
+    """The directory, there or not, of what was compiled of the version and is kept in the cache; None if anybody could
+    have put it there."""
 
 
 class Usage(NamedTuple):
@@ -95,6 +102,12 @@ Watch = Callable[[ModelVersion], AbstractContextManager[Progress]]
 """Called as a download begins; what it gives is told of the bytes as they arrive."""
 
 
+def free_at(directory: Path) -> int:
+    """Return the bytes that are free where a directory is."""
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize
+
+
 def _no_watch(version: ModelVersion) -> AbstractContextManager[Progress]:
     return nullcontext(lambda size: None)
 
@@ -111,6 +124,7 @@ class DiskCache:
         part_timeout: float = PART_TIMEOUT,
         watch: Watch = _no_watch,
         is_durable: bool = False,
+        compiled: str | None = None,
     ) -> None:
         """
         Args:
@@ -119,6 +133,7 @@ class DiskCache:
             watch: see `Watch`.
             is_durable: whether to wait until files have reached the disk itself, and to let all users read them, for a
                 cache that goes elsewhere.
+            compiled: how the names begin of what was compiled that is fetched along with a version; if None, none is.
         """
         self._root = root
         self._budget = budget
@@ -126,6 +141,7 @@ class DiskCache:
         self._part_timeout = part_timeout
         self._watch = watch
         self._is_durable = is_durable
+        self._compiled = compiled
         # What is made ahead is used by others than who makes it. That nobody else can write to it is what matters.
         self._mode = 0o755 if is_durable else 0o700
         self._streams = threading.BoundedSemaphore(MAX_STREAMS)
@@ -144,7 +160,10 @@ class DiskCache:
         if not version.files:
             raise LoadFailed(f"no model in {version}: found {_names(version)}")
         if version.storage.in_place:
-            yield Files(version.storage.in_place / version.prefix, None)
+            kept = _place(self._root) / version.digest
+            compiled = kept / COMPILED if _is_private(self._root) else None
+            yield Files(version.storage.in_place / version.prefix, None, compiled)
+            _touch(kept)
             return
         files, lock = self._acquire(version)
         try:
@@ -152,6 +171,25 @@ class DiskCache:
         finally:
             _touch(files.directory)
             os.close(lock)
+
+    def keep_compiled(self, version: ModelVersion, name: str, data: bytes) -> None:
+        """Keep what was compiled of a version for as long as its files, if these are leased; else until room is wanted.
+
+        Raises:
+            CacheFull: there is no room for it in the budget, and nothing is removed for its sake.
+            DiskUnusable: it cannot be written, or the version's files have been removed meanwhile.
+        """
+        directory = _place(self._root) / version.digest
+        try:
+            if version.storage.in_place:
+                _make_private(self._root, self._mode)
+            with locked(directory.parent, KEEP_TIMEOUT):
+                if version.storage.in_place:
+                    _make_place_for_compiled(version, directory, self._mode)
+                self._admit_compiled(version, len(data), directory.parent)
+                self._write_compiled(directory, name, data)
+        except OSError as exc:
+            raise DiskUnusable(f"cannot keep what was compiled of {version}: {exc.strerror or exc}") from exc
 
     def is_cached(self, version: ModelVersion) -> bool:
         return bool(version.storage.in_place) or (_place(self._root) / version.digest).is_dir()
@@ -163,7 +201,7 @@ class DiskCache:
         return Usage(
             self._budget,
             sum(_held(path).size for path in _directories(_place(self._root))),
-            shutil.disk_usage(existing).free,
+            free_at(existing),
         )
 
     def entries(self) -> list[Entry]:
@@ -215,11 +253,11 @@ class DiskCache:
             for _ in range(_TRIES):
                 lock = _adopt(version, paths, home / version.digest)
                 if lock is not None:
-                    return Files(home / version.digest, None), lock
+                    return _files(home / version.digest), lock
                 downloaded = self._download(version, paths, home)
                 if downloaded is not None:
                     fetched, lock = downloaded
-                    return Files(home / version.digest, fetched), lock
+                    return _files(home / version.digest, fetched), lock
         except OSError as exc:
             raise self._unusable(version, exc) from exc
         raise DiskUnusable(f"cannot keep {version}: its files are removed as soon as they are there")
@@ -233,14 +271,19 @@ class DiskCache:
         if lock is None:
             return None
         started = time.perf_counter()
+        compiled = CompiledDownload(version.storage, [] if self._compiled is None else wanted(version, self._compiled))
         try:
-            self._complete(version, paths, partial)
+            with span("download", model=str(version), bytes=version.size):
+                self._complete(version, paths, partial)
+            arrived = compiled.end()
             with locked(home):
+                self._add_compiled(version, arrived, partial)
                 partial.rename(home / version.digest)
                 # Before anybody else can look for what might make room.
                 downgrade(lock)
             (home / version.digest / JOURNAL).unlink(missing_ok=True)
         except BaseException as exc:
+            compiled.end(0)
             # What has arrived is of use to the next download, unless nobody will ever list these bytes again, or the
             # rest has no room; then it only takes room from others.
             _give_up(partial, lock, is_useless=isinstance(exc, _HOPELESS) or not (partial / JOURNAL).exists())
@@ -282,6 +325,45 @@ class DiskCache:
         Manifest.of(version, arrived, is_synced=self._is_durable).write(partial)
         if self._is_durable:
             _let_all_read(partial)
+
+    def _add_compiled(self, version: ModelVersion, arrived: Mapping[str, bytes], partial: Path) -> None:
+        """Put what was compiled with a version that is complete, as far as there is room. Needs the cache's lock."""
+        try:
+            for name, data in arrived.items():
+                self._admit_compiled(version, len(data), partial.parent)
+                self._write_compiled(partial, name, data)
+        # The model does without.
+        except (CacheFull, OSError) as exc:
+            logger.debug("not keeping what was compiled of %s: %s", version, exc)
+
+    def _admit_compiled(self, version: ModelVersion, size: int, home: Path) -> None:
+        used = sum(_held(path).size for path in _directories(home))
+        if used + size > self._budget:
+            raise CacheFull(
+                f"what was compiled of {version} needs {size} bytes of disk; {used} of {self._budget} are used"
+            )
+
+    def _write_compiled(self, directory: Path, name: str, data: bytes) -> None:
+        """Write a file that is found as a whole or not at all. Needs the cache's lock."""
+        place = directory / COMPILED
+        if not directory.is_dir():
+            raise FileNotFoundError(errno.ENOENT, "the version has been removed")
+        place.mkdir(mode=self._mode, exist_ok=True)
+        # Who has the lock is the only one to write; what others have left, they have not finished.
+        for left in place.glob(f"{RESERVED}-*"):
+            left.unlink(missing_ok=True)
+        new = place / f"{RESERVED}-{os.getpid()}-{time.monotonic_ns()}"
+        try:
+            new.write_bytes(data)
+            if self._is_durable:
+                sync(place, {PurePosixPath(new.name): None})
+            new.replace(place / name)
+        except BaseException:
+            with suppress(OSError):
+                new.unlink(missing_ok=True)
+            raise
+        if self._is_durable:
+            _let_all_read(place)
 
     def _begin(self, version: ModelVersion, paths: Mapping[PurePosixPath, Blob], partial: Path) -> int | None:
         """Return the exclusive lock of the version's partial directory, with room made and files reserved in it.
@@ -331,7 +413,7 @@ class DiskCache:
             raise ModelTooLarge(f"{version} needs {version.size} bytes of disk; the whole budget is {self._budget}")
         others = sorted((path for path in _directories(partial.parent) if path != partial), key=_last_used)
         held = {path: _held(path) for path in others}
-        used, free = sum(size for size, _ in held.values()), shutil.disk_usage(partial).free
+        used, free = sum(size for size, _ in held.values()), free_at(partial)
         excess = used + version.size - self._budget
         lack = _missing(paths, partial) - free
         victims: list[tuple[Path, int]] = []
@@ -368,6 +450,32 @@ class DiskCache:
         return DiskUnusable(
             f"cannot keep {version} ({version.size} bytes) in the cache directory: {exc.strerror or exc}"
         )
+
+
+def _files(directory: Path, fetched: Fetched | None = None) -> Files:
+    return Files(directory, fetched, directory / COMPILED)
+
+
+def _make_place_for_compiled(version: ModelVersion, directory: Path, mode: int) -> None:
+    """Make a directory like a version's, without its files, which are read in place. Needs the cache's lock.
+
+    What was compiled of other bytes under the same name goes, as nobody else would remove it.
+    """
+    if directory.is_dir():
+        return
+    mine = Manifest.of(version, {}, is_synced=True)
+    for path in _directories(directory.parent):
+        found = read_manifest(path)
+        if found and not found.files and (found.model, found.version, found.source) == (*version.id, mine.source):
+            _clear(_bury(path))
+    new = directory.with_name(f"{_GRAVE}{directory.name}-{os.getpid()}-{time.monotonic_ns()}")
+    new.mkdir(mode=mode)
+    try:
+        mine.write(new)
+        new.rename(directory)
+    except BaseException:
+        _clear(new)
+        raise
 
 
 def _give_up(partial: Path, lock: int, *, is_useless: bool) -> None:
@@ -453,6 +561,9 @@ def _bury(directory: Path) -> Path:
 
 
 def _clear(grave: Path) -> None:
+    # Only now: it brings all of Python's compressions, and a start removes nothing as a rule.
+    import shutil
+
     # Another process may be sweeping it; what is left is swept by the next.
     shutil.rmtree(grave, ignore_errors=True)
 
@@ -537,6 +648,16 @@ def _place(root: Path) -> Path:
         if found.st_uid == 0 and os.geteuid() != 0 and found.st_mode & 0o022:
             return root / f"decant-{os.geteuid()}"
     return root
+
+
+def _is_private(root: Path) -> bool:
+    """Whether the cache's directory is there, and `_make_private` would have nothing against it."""
+    place = _place(root)
+    try:
+        found = place.stat() if place == root else place.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid in (os.geteuid(), 0) and not found.st_mode & 0o022
 
 
 def _make_private(root: Path, mode: int) -> Path:

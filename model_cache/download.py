@@ -11,7 +11,6 @@ import errno
 import hashlib
 import logging
 import os
-import random
 import threading
 import time
 from collections import deque
@@ -19,8 +18,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol
-
-import google_crc32c
 
 from model_cache.errors import LoadFailed, StorageInterrupted, StorageUnavailable
 from model_cache.repository import ModelVersion
@@ -233,8 +230,7 @@ class Download:
                     if pause is None:
                         raise
                     logger.debug("%s, trying again: %s", part.blob.key, exc)
-                    # Not all at once, when many were cut off together.
-                    self._is_over.wait(pause * random.uniform(0.5, 1.5))
+                    self._is_over.wait(_scattered(pause))
         finally:
             os.close(file)
             self._note(progress)
@@ -475,7 +471,17 @@ def _checksum(blob: Blob) -> _Checksum | None:
     return None
 
 
+def _scattered(pause: float) -> float:
+    # Not all at once, when many were cut off together. Imported by those who were.
+    import random
+
+    return pause * random.uniform(0.5, 1.5)
+
+
 def _extend(crc32c: int, piece: bytes | memoryview) -> int:
+    # Only now, as it is not for models that are read where they lie.
+    import google_crc32c
+
     # It takes nothing else.
     extended: int = google_crc32c.extend(crc32c, bytes(piece))
     return extended

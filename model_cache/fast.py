@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import obstore
 from obstore.exceptions import BaseError, InvalidPathError, PreconditionError
@@ -53,18 +53,17 @@ def open(url: str, options: StorageOptions) -> FastStorage:
     Raises:
         ClientUnsuitable: this is for the SDK to read.
     """
-    place = find(url, options)
-    return FastS3Storage(place, options) if place.name.startswith("s3:") else FastStorage(place, options)
+    return FastS3Storage(url, options) if urlsplit(url).scheme == "s3" else FastStorage(url, options)
 
 
 class FastStorage:
     in_place: Path | None = None
 
-    def __init__(self, place: Place, options: StorageOptions) -> None:
-        self._place = place
-        self._store = place.store
+    def __init__(self, url: str, options: StorageOptions) -> None:
+        self._url = url
         self._timeout = options.read_timeout
         self._is_anonymous = options.is_anonymous
+        self.reconnect(options)
         # Of empty blobs that were looked at. Replaced as a whole, so that threads need no lock.
         self._is_folder: dict[Blob, bool] = {}
 
@@ -75,6 +74,17 @@ class FastStorage:
     def identity(self) -> str:
         """As whom it asks."""
         return self._place.identity
+
+    def reconnect(self, options: StorageOptions) -> None:
+        """As `Reconnects.reconnect`.
+
+        Raises:
+            ClientUnsuitable: as `open`.
+        """
+        place = find(self._url, options)
+        # The connections and credentials that there are go with the store that has them.
+        self._place: Place = place
+        self._store = place.store
 
     def list(self, prefix: str = "") -> Iterator[Blob]:
         """As `Storage.list`.
@@ -122,6 +132,23 @@ class FastStorage:
             raise self._error(exc, failure) from None
         if received != stop - start:
             raise StorageInterrupted(f"{failure}: got {received} bytes, want {stop - start}")
+
+    def put(self, key: str, data: bytes) -> None:
+        """As `Storage.put`.
+
+        Raises:
+            ClientUnsuitable: this client cannot write it; nothing has been stored then.
+        """
+        failure = f"cannot write {self._place.name}/{self._place.prefix}{key}"
+        if self._place.name.startswith("gs:"):
+            # By an interface of Google's that no server but Google's own has, so that nobody could say it works.
+            raise ClientUnsuitable(f"{failure}: that is for the SDK; try: pip install 'decant[gcs]'")
+        try:
+            obstore.put(self._store, self._place.prefix + key, data, use_multipart=False)
+        except _ERRORS as exc:
+            error = self._error(exc, failure)
+            # There is no blob yet that could have changed.
+            raise (StorageUnavailable(*error.args) if isinstance(error, BlobChanged) else error) from None
 
     def _list(self, prefix: str, failure: str) -> builtins.list[Blob]:
         """Return what there is, as a whole."""

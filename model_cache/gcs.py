@@ -22,7 +22,7 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 from requests.adapters import HTTPAdapter
 from requests.exceptions import RequestException
 
-from model_cache.errors import StorageInterrupted, StorageUnavailable
+from model_cache.errors import BlobChanged, StorageInterrupted, StorageUnavailable
 from model_cache.http_range import error_of, pieces, reason
 from model_cache.storage import MAX_BLOBS, Blob, StorageOptions
 
@@ -31,6 +31,7 @@ _RETRY = DEFAULT_RETRY.with_timeout(5.0).with_delay(initial=0.2, maximum=2.0)
 _CONNECTIONS = 32
 _PROJECT = "none"
 """Reading takes no project, but the SDK does not begin without one."""
+_BINARY = "application/octet-stream"
 _FIELDS = "items(name,size,generation,crc32c,md5Hash,updated),nextPageToken"
 _ERRORS = (GoogleAPIError, GoogleAuthError, RequestException)
 
@@ -57,6 +58,12 @@ class GcsStorage:
 
     def __str__(self) -> str:
         return f"gs://{self._bucket}/{self._prefix}".rstrip("/")
+
+    def reconnect(self, options: StorageOptions) -> None:
+        with self._lock:
+            client, self._made, self._options = self._made, None, options
+        if client is not None:
+            client.close()
 
     def list(self, prefix: str = "") -> Iterator[Blob]:
         count = 0
@@ -97,6 +104,15 @@ class GcsStorage:
         except _ERRORS as exc:
             raise _error_of(exc)(f"{failure}: {_reason(exc)}") from exc
         yield from pieces(answer.raw, blob, start, stop, failure)
+
+    def put(self, key: str, data: bytes) -> None:
+        failure = f"cannot write gs://{self._bucket}/{self._prefix}{key}"
+        try:
+            blob = self._client().bucket(self._bucket).blob(self._prefix + key)
+            blob.upload_from_string(data, _BINARY, timeout=self._timeout, retry=None, checksum="crc32c")
+        except _ERRORS as exc:
+            error = _error_of(exc)
+            raise (StorageUnavailable if error is BlobChanged else error)(f"{failure}: {_reason(exc)}") from exc
 
     def _client(self) -> Client:
         with self._lock:

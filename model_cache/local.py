@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -63,6 +64,21 @@ class LocalStorage:
             raise BlobChanged(f"{source} has gone since it was listed") from exc
         except OSError as exc:
             raise StorageUnavailable(f"cannot read {source}: {exc.strerror}") from exc
+
+    def put(self, key: str, data: bytes) -> None:
+        target = self._root / key
+        # Hidden, so that whoever lists meanwhile does not take it for anything.
+        new = target.with_name(f".{target.name}.{os.getpid()}-{time.monotonic_ns()}")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                new.write_bytes(data)
+                new.replace(target)
+            except BaseException:
+                new.unlink(missing_ok=True)
+                raise
+        except OSError as exc:
+            raise StorageUnavailable(f"cannot write {target}: {exc.strerror}") from exc
 
     def _files(self, directory: Path, *, is_top: bool = False) -> Iterator[Path]:
         try:

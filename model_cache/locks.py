@@ -21,15 +21,15 @@ POLL = 0.005
 
 
 @contextmanager
-def locked(directory: Path) -> Iterator[None]:
+def locked(directory: Path, timeout: float = TIMEOUT) -> Iterator[None]:
     """Hold a directory's exclusive lock.
 
     Raises:
-        TimeoutError: another process has held it for `TIMEOUT` seconds.
+        TimeoutError: another process has held it for ``timeout`` seconds.
     """
     lock = _open(directory)
     try:
-        _wait(lock, fcntl.LOCK_EX)
+        _wait(lock, fcntl.LOCK_EX, timeout)
         yield
     finally:
         os.close(lock)
@@ -91,9 +91,9 @@ def _open(directory: Path) -> int:
     return os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
 
 
-def _wait(lock: int, operation: int) -> None:
+def _wait(lock: int, operation: int, timeout: float = TIMEOUT) -> None:
     # Not flock's own waiting, which has no end.
-    deadline = time.monotonic() + TIMEOUT
+    deadline = time.monotonic() + timeout
     while True:
         try:
             return fcntl.flock(lock, operation | fcntl.LOCK_NB)

@@ -7,9 +7,10 @@ import os
 import stat
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
+from model_cache.crc32c import combined
 from model_cache.download import RESERVED, Span, is_intact
 from model_cache.repository import ModelVersion
 
@@ -18,8 +19,7 @@ _FORMAT = 1
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
+class Manifest(NamedTuple):
     model: str
     version: int
     source: str
@@ -55,18 +55,28 @@ class Manifest:
             if not _is_covered(directory / path, spans) or not all(is_intact(directory / path, span) for span in spans)
         ]
 
+    def crc32c(self, path: str) -> int | None:
+        """Return the checksum of a whole file, as it was fetched; None if its parts do not tell."""
+        position = crc32c = 0
+        for span in sorted(self.files.get(path, [])):
+            if span.start != position:
+                return None
+            crc32c = combined(crc32c, span.crc32c, span.stop - span.start)
+            position = span.stop
+        return crc32c if path in self.files else None
+
     def write(self, directory: Path) -> None:
         # Renamed into place: what reads it finds all of it or what was there before. Others may be writing theirs.
         new = directory / f"{NAME}.{os.getpid()}-{time.monotonic_ns()}"
         try:
-            new.write_text(json.dumps({"format": _FORMAT, **asdict(self)}))
+            new.write_text(json.dumps({"format": _FORMAT, **self._asdict()}))
             new.replace(directory / NAME)
         except BaseException:
             new.unlink(missing_ok=True)
             raise
 
     def with_boot(self, boot: str) -> Manifest:
-        return replace(self, boot=boot)
+        return self._replace(boot=boot)
 
 
 def read_manifest(directory: Path) -> Manifest | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator
 
 _ALWAYS = ("mapping_config.json", "batching_params.pbtxt", "assets.extra/tf_serving_warmup_requests")
@@ -25,6 +26,8 @@ _FOREIGN_SUFFIXES = (
     *(".npy", ".npz", ".pbtxt", ".pdiparams", ".gguf", ".ort", ".engine", ".trt", ".mlmodel", ".caffemodel"),
     *_MODEL_SUFFIXES,
 )
+# What was compiled of the model, for some servers: no part of it, so that a version stays the same when some is added.
+_COMPILED = re.compile(r"compiled/[0-9A-Za-z][0-9A-Za-z._-]{0,150}\.blob")
 _CHECKPOINTS = ("pytorch_model", "training_args.bin", "model.ckpt-", "events.out.tfevents", "readme", "license")
 
 
@@ -38,12 +41,17 @@ def needed(names: Collection[str]) -> list[str]:
         names: of all files there are, relative to the version's directory.
     """
     odd = {name for name in names if _is_odd(name)}
-    plain = {name for name in names if name not in odd and not _is_leftover(name)}
+    plain = {name for name in names if name not in odd and not _is_leftover(name) and not is_compiled(name)}
     top = {name for name in plain if "/" not in name}
     model = _ir(top) or _onnx(top, plain) or _paddle(top) or _tensorflow(top, plain) or _ending(top, ".tflite")
     if not model:
         return []
     return sorted(model | odd | plain.intersection(_ALWAYS) | _ending(plain, ".blob"))
+
+
+def is_compiled(name: str) -> bool:
+    """Return whether it is the name of something compiled of the model; such a name is safe on any disk."""
+    return _COMPILED.fullmatch(name) is not None
 
 
 def _ir(top: set[str]) -> set[str]:

@@ -17,11 +17,12 @@ _MAX_TEXT = 10_000
 _WANTED = "want latest { num_versions: N }, all {} or specific { versions: [N, ...] }, or one of them as JSON"
 _FIELDS = {"latest": "num_versions", "all": None, "specific": "versions"}
 
-_COMMENT = re.compile(r"#[^\n]*")
-_TOKEN = re.compile(r"-?\w+|\S", re.ASCII)
-_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+# Compiled when there is something to read: few have a policy.
+_COMMENT = r"#[^\n]*"
+_TOKEN = r"(?a)-?\w+|\S"
+_NAME = r"(?a)[A-Za-z_]\w*"
 # Protobuf would read a leading zero as octal, and JSON has none.
-_INTEGER = re.compile(r"-?(0|[1-9]\d{0,18})", re.ASCII)
+_INTEGER = r"(?a)-?(0|[1-9]\d{0,18})"
 
 
 class VersionPolicy(Protocol):
@@ -160,14 +161,14 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _read_integer(text: str) -> int:
-    if not _INTEGER.fullmatch(text):
+    if not re.fullmatch(_INTEGER, text):
         raise ValueError(f"{_short(text)} is no integer of 64 bits")
     return int(text)
 
 
 def _read_text(text: str) -> dict[str, object]:
     # The next token is the last of the list; below them all is the end.
-    tokens = ["", *reversed(_TOKEN.findall(_COMMENT.sub(" ", text)))]
+    tokens = ["", *reversed(re.findall(_TOKEN, re.sub(_COMMENT, " ", text)))]
     fields = _read_fields(tokens)
     _expect(tokens, "")
     return fields
@@ -176,7 +177,7 @@ def _read_text(text: str) -> dict[str, object]:
 def _read_fields(tokens: list[str]) -> dict[str, object]:
     """Take fields off the tokens for as long as they begin with a name."""
     fields: dict[str, object] = {}
-    while _NAME.fullmatch(tokens[-1]):
+    while re.fullmatch(_NAME, tokens[-1]):
         name = tokens.pop()
         has_colon = _take(tokens, ":")
         value: object

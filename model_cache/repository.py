@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
 from model_cache.errors import LoadPending, ModelCacheError, ModelNotFound, StorageUnavailable
-from model_cache.needed import needed
+from model_cache.needed import is_compiled, needed
 from model_cache.policy import MAX_VERSION, All, VersionPolicy
-from model_cache.storage import Blob, Storage
+from model_cache.storage import Blob, Reconnects, Storage, StorageOptions
+from model_cache.timeline import span
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,7 @@ SETTLE = 5.0
 """Seconds for which a version must have stayed the same to be taken for whole."""
 REFRESH_TIMEOUT = 60.0
 """Seconds after which a listing under way is not counted on: threads of a frozen process stand still for hours."""
+_LONG_AGO = -math.inf
 
 
 class ServableId(NamedTuple):
@@ -60,6 +63,12 @@ class ModelVersion:
         return tuple(blobs[name] for name in needed(blobs.keys()))
 
     @cached_property
+    def compiled(self) -> tuple[Blob, ...]:
+        """What was compiled of the model and is stored beside it, newest first. It may come and go."""
+        found = [blob for blob in self.blobs if is_compiled(blob.key.removeprefix(self.prefix))]
+        return tuple(sorted(found, key=lambda blob: blob.modified, reverse=True))
+
+    @cached_property
     def size(self) -> int:
         """Bytes of the files."""
         return sum(blob.size for blob in self.files)
@@ -86,8 +95,7 @@ class ModelVersion:
         return self._hash
 
 
-@dataclass(frozen=True)
-class _Sighting:
+class _Sighting(NamedTuple):
     """A version that may still be being uploaded."""
 
     version: ModelVersion
@@ -95,8 +103,7 @@ class _Sighting:
     """When the first look that found it like this had ended."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Listing:
+class _Listing(NamedTuple):
     """What is known of a model. Never changed, only replaced as a whole, so that it can be read without a lock."""
 
     ticket: int
@@ -177,6 +184,11 @@ class ModelRepository:
     def __str__(self) -> str:
         return f"{self.name} at {self._storage}"
 
+    @property
+    def is_in_place(self) -> bool:
+        """Whether nothing has to be fetched, as the storage is a local directory."""
+        return self._storage.in_place is not None
+
     def versions(self, patience: float | None = None) -> Mapping[int, ModelVersion]:
         """Return the versions that may be asked for, by number, in ascending order.
 
@@ -246,6 +258,23 @@ class ModelRepository:
         if known:
             other._known = other._listing(known.ticket, known.since, known.settled, known.sightings)
         return other
+
+    def outdate(self) -> None:
+        """Have the next call list anew and not wait for it, whatever the clock says.
+
+        For when so much time may have passed unseen that what was listed says little. What is found then and was not
+        listed is judged as at a start, by its age.
+        """
+        with self._lock:
+            # Whatever a look that was under way meanwhile finds may be as old.
+            self._look = None
+            if self._known:
+                self._known = self._known._replace(since=_LONG_AGO)
+
+    def reconnect(self, options: StorageOptions) -> None:
+        """Let go of the storage's connections and credentials, as `Reconnects.reconnect`."""
+        if isinstance(self._storage, Reconnects):
+            self._storage.reconnect(options)
 
     def expire(self, gone: ModelVersion | None = None) -> None:
         """Have the next call list anew and wait for it; for when what was listed has turned out not to be there.
@@ -333,7 +362,8 @@ class ModelRepository:
     def _run(self, look: _Look) -> None:
         begun = self._clock()
         try:
-            found = self._found()
+            with span("list", model=self.name):
+                found = self._found()
             listing = self._accept(look.ticket, found, begun, self._clock())
         # Raised again by those who wait for it.
         except BaseException as exc:  # noqa: BLE001
@@ -384,7 +414,7 @@ class ModelRepository:
         """Believe what is known, if anything is, for another while: a storage that fails is not asked all the time."""
         with self._lock:
             if self._known and self._known.ticket < ticket:
-                self._known = replace(self._known, ticket=ticket, since=self._clock())
+                self._known = self._known._replace(ticket=ticket, since=self._clock())
             return self._known
 
     def _accept(self, ticket: int, found: Mapping[int, ModelVersion], begun: float, ended: float) -> _Listing:
@@ -424,7 +454,8 @@ class ModelRepository:
                 settled[number] = before
                 continue
             since = _seen_since(known.sightings.get(number), version, begun)
-            if since is not None and begun - since >= self._settle:
+            has_stayed = since is not None and begun - since >= self._settle
+            if has_stayed or (known.since == _LONG_AGO and not _is_young(version, ended)):
                 settled[number] = version
                 continue
             sightings[number] = _Sighting(version, ended if since is None else since)
@@ -449,7 +480,8 @@ class ModelRepository:
 
 def _is_young(version: ModelVersion, now: float) -> bool:
     # On either side: the store's clock may be ahead of ours. No date at all is 1970.
-    return any(abs(now - blob.modified) < SETTLE for blob in version.blobs)
+    # What is compiled of a version comes when that has long been there.
+    return any(abs(now - blob.modified) < SETTLE for blob in version.blobs if blob not in version.compiled)
 
 
 def _seen_since(sighting: _Sighting | None, version: ModelVersion, now: float) -> float | None:

@@ -69,6 +69,15 @@ class S3Storage:
     def __str__(self) -> str:
         return f"{self._name}/{self._prefix}".rstrip("/")
 
+    def reconnect(self, options: StorageOptions) -> None:
+        with self._lock:
+            client, self._made, self._options = self._made, None, options
+        with _sessions:
+            # It has found credentials, and keeps them.
+            boto3.DEFAULT_SESSION = None
+        if client is not None:
+            client.close()
+
     def list(self, prefix: str = "") -> Iterator[Blob]:
         count = 0
         for page in self._pages(self._prefix + prefix):
@@ -98,6 +107,13 @@ class S3Storage:
                 raise BlobChanged(f"{failure}: its ETag is {etag}, was {blob.etag}")
             # The body's own methods wait for all they are asked for, which may trickle in for days.
             yield from pieces(body._raw_stream, blob, start, stop, failure)
+
+    def put(self, key: str, data: bytes) -> None:
+        self._ask(
+            f"cannot write {self._name}/{self._prefix}{key}",
+            lambda client: client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=data),
+            gone=StorageUnavailable,
+        )
 
     def vouches_for(self, blob: Blob) -> bool:
         """Whether the blob's checksum is one: the ETag, from which it is, is another thing if a key of KMS or of the

@@ -1,4 +1,4 @@
-"""Where models are stored: two methods, list and fetch, and a URL that says which backend.
+"""Where models are stored: list, fetch and put, and a URL that says which backend.
 
 A backend is imported when a URL of its scheme is opened and not before: an SDK costs up to half a second.
 """
@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, cast, runtime_checkable
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 from urllib.parse import urlsplit
 
 from model_cache.errors import BlobChanged, ClientUnsuitable, StorageUnavailable
+from model_cache.timeline import span
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +29,7 @@ READ_TIMEOUT = 20.0
 """Seconds without a byte before a read is given up."""
 
 
-@dataclass(frozen=True, slots=True)
-class Blob:
+class Blob(NamedTuple):
     """One stored object, as listed."""
 
     key: str
@@ -73,6 +73,14 @@ class Storage(Protocol):
         """
         ...
 
+    def put(self, key: str, data: bytes) -> None:
+        """Store a blob as a whole, in place of one that is there. One attempt, in one piece: for a few MB.
+
+        Raises:
+            StorageUnavailable: it cannot be written, as a rule because whoever serves models may only read them.
+        """
+        ...
+
 
 @runtime_checkable
 class VouchesForChecksums(Protocol):
@@ -83,6 +91,19 @@ class VouchesForChecksums(Protocol):
 
         Raises:
             StorageUnavailable: as `Storage.fetch`.
+        """
+        ...
+
+
+@runtime_checkable
+class Reconnects(Protocol):
+    """A storage that has connections, and credentials of its own."""
+
+    def reconnect(self, options: StorageOptions) -> None:
+        """Let go of both. Whoever asks next has new ones, as the options say; nothing must be under way.
+
+        Raises:
+            StorageUnavailable: it cannot be set up so.
         """
         ...
 
@@ -141,12 +162,13 @@ def open_storage(url: str, options: StorageOptions | None = None) -> Storage:
         logger.debug("reading %s with the SDK, not obstore: %s", storage, exc)
         return storage
     logger.debug("reading %s with obstore, as %s", fast, identity)
-    return fast if options.client == "obstore" else _FastIfSuitable(fast, lambda: _open_backend(scheme, url, options))
+    return fast if options.client == "obstore" else _FastIfSuitable(fast, url, options)
 
 
 def _open_backend(scheme: str, url: str, options: StorageOptions) -> Storage:
     try:
-        backend = importlib.import_module(BACKENDS[scheme])
+        with span("imports.storage"):
+            backend = importlib.import_module(BACKENDS[scheme])
     except ModuleNotFoundError as exc:
         package = (exc.name or "").partition(".")[0]
         if package not in _EXTRAS:
@@ -159,7 +181,8 @@ def _open_backend(scheme: str, url: str, options: StorageOptions) -> Storage:
 
 def _open_fast(url: str, options: StorageOptions) -> tuple[Storage, str]:
     try:
-        fast = importlib.import_module("model_cache.fast")
+        with span("imports.storage"):
+            fast = importlib.import_module("model_cache.fast")
     except ModuleNotFoundError as exc:
         if exc.name != "obstore":
             raise
@@ -173,9 +196,10 @@ class _FastIfSuitable:
 
     in_place: Path | None = None
 
-    def __init__(self, fast: Storage, open_sdk: Callable[[], Storage]) -> None:
+    def __init__(self, fast: Storage, url: str, options: StorageOptions) -> None:
         self._storage = fast
-        self._open_sdk = open_sdk
+        self._url = url
+        self._options = options
 
     def __str__(self) -> str:
         return str(self._storage)
@@ -197,11 +221,25 @@ class _FastIfSuitable:
                 raise BlobChanged(f"{self}/{blob.key} is to be listed by the client that can read it") from exc
             yield from sdk.fetch(blob, start, stop)
 
+    def put(self, key: str, data: bytes) -> None:
+        try:
+            self._storage.put(key, data)
+        except ClientUnsuitable as exc:
+            self._sdk(exc).put(key, data)
+
     def vouches_for(self, blob: Blob) -> bool:
         return not isinstance(self._storage, VouchesForChecksums) or self._storage.vouches_for(blob)
+
+    def reconnect(self, options: StorageOptions) -> None:
+        self._options = options
+        try:
+            if isinstance(self._storage, Reconnects):
+                self._storage.reconnect(options)
+        except ClientUnsuitable as exc:
+            self._sdk(exc)
 
     def _sdk(self, exc: ClientUnsuitable) -> Storage:
         logger.debug("reading %s with the SDK from now on: %s", self, exc)
         # By several threads perhaps, each of which then has one that works.
-        self._storage = self._open_sdk()
+        self._storage = _open_backend(urlsplit(self._url).scheme, self._url, self._options)
         return self._storage

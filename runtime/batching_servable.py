@@ -68,6 +68,8 @@ class BatchingServable:
         self.size = inner.size
         self.phases = inner.phases
         self.concurrency = inner.concurrency
+        # Whoever is the first of a batch waits for others.
+        self.is_quick = False
         self.signatures = inner.signatures
         self._name = name
         self._inner = inner

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model_cache.timeline import lap
 from runtime import examples
 from runtime.codecs import schema, tensor_proto
 from runtime.errors import NAME, InvalidRequest, SignatureNotFound, Unsupported, quoted
@@ -43,11 +44,14 @@ def predict(servable: Servable, request: Any, deadline: float | None = None, ten
     wanted = _filter(request.output_filter, signature.outputs.keys())
     check_inputs(signature.inputs, heads)
     inputs = {name: tensor_proto.decode(name, proto, heads[name]) for name, proto in request.inputs.items()}
+    lap("decode")
     outputs = servable.predict(signature_name, inputs, deadline)
+    lap("infer")
     response = schema.PredictResponse()
     for name in wanted:
         tensor_proto.encode(outputs[name], response.outputs[name], tensor_content_from)
     response.model_spec.signature_name = signature_name
+    lap("encode")
     return response
 
 

@@ -19,29 +19,38 @@ import numpy as np
 from cachetools import LRUCache
 from numpy.typing import NDArray
 
-from model_cache.disk import DiskCache
+from model_cache.disk import DiskCache, Files
 from model_cache.errors import LoadFailed
 from model_cache.repository import ModelVersion
 from runtime import strings
-from runtime.codecs.dtypes import bfloat16, is_string
+from runtime.behind import QUIET, Chore
+from runtime.codecs.dtypes import bfloat16, is_bfloat16, is_string
+from runtime.compiler import Compiler, Made
 from runtime.errors import DeadlineExceeded, InferenceFailed, InvalidRequest, Overloaded, SignatureNotFound
 from runtime.inputs import check_inputs
-from runtime.memory import Meter, trim
-from runtime.openvino_core import DEVICE, core, openvino
+from runtime.memory import Meter, trim, upper_bound
+from runtime.openvino_core import core, openvino
 from runtime.pool import Pool
 from runtime.servable import LoadPhases, Tensors
 from runtime.signature import DEFAULT_SIGNATURE, DYNAMIC, Dtype, Signature, TensorSpec
 
 logger = logging.getLogger(__name__)
 
-# One request at a time gets all cores: what a caller waits for on a platform that sends one request at a time.
-DEFAULTS = {"PERFORMANCE_HINT": "LATENCY"}
 POOL_TIMEOUT = 30.0
 """Seconds to wait for a free infer request; TensorFlow Serving gives a whole REST request as long."""
-_OVERHEAD = 8 << 20
 _MOST = 4
 """How many times the upper bound a measurement may say; what is beyond that is requests' rather than the model's."""
 _MEASURED = 1024
+_QUICK = 0.0005
+"""Seconds that an inference takes, and writing its outputs, up to which a model is quick."""
+_PER_BYTE = 6e-9
+"""Seconds that a byte of an output takes to become JSON."""
+_SMALL = 64 << 10
+"""Bytes of an input up to which it is copied."""
+_SLOW = 4 * _QUICK
+"""Seconds that count for what takes longer, so that a single one such does not make a quick model slow; two do."""
+_INERTIA = 8
+"""How many inferences it takes, about, until a model that has become quicker is taken for as quick as it is."""
 _WORTH_TELLING = 1 << 20
 
 # OpenVINO's name of an element type -> numpy's, where they differ and where they do not.
@@ -69,11 +78,25 @@ class OpenVinoLoader:
         self,
         files: DiskCache,
         config: Mapping[str, str] | None = None,
+        requests: int | None = None,
         *,
         pool_timeout: float = POOL_TIMEOUT,
+        keeps_compiled: bool = False,
+        quiet: float = QUIET,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        """
+        Args:
+            config: OpenVINO's properties.
+            requests: infer requests of each model; None for as many as OpenVINO says are best.
+            keeps_compiled: whether compiled models are kept in the cache directory, and imported from there or from
+                beside the model.
+            quiet: seconds after a model's first answer that it is left alone.
+        """
         self._files = files
-        self._config = {**DEFAULTS, **(config or {})}
+        self._compiler = Compiler(files, config, keeps_compiled=keeps_compiled, clock=clock)
+        self._quiet = quiet
+        self._requests = requests
         self._pool_timeout = pool_timeout
         self._meter = Meter()
         # Guards what versions were last measured to occupy, by digest. Bounded, as versions come and go.
@@ -83,10 +106,10 @@ class OpenVinoLoader:
     def estimate(self, version: ModelVersion) -> int:
         """Return what it was measured to occupy when it was last loaded, else an upper bound."""
         with self._lock:
-            return self._measured.get(version.digest) or _upper_bound(version)
+            return self._measured.get(version.digest) or upper_bound(version.size)
 
     def load(self, version: ModelVersion) -> OpenVinoServable:
-        """Compile the version.
+        """Compile the version, or import what was compiled of it before.
 
         The files stay leased until the servable is closed, as weights are mapped from them.
 
@@ -101,34 +124,40 @@ class OpenVinoLoader:
             core()
             began_compiling = time.perf_counter()
             with self._meter.change() as change:
-                servable = self._make(version, files.directory)
+                servable, made = self._make(version, files)
             ended = time.perf_counter()
             servable.size = self._size(version, change.growth)
-            servable.phases = LoadPhases(files.fetched, ended - began_compiling, ended - began)
+            servable.phases = LoadPhases(
+                files.fetched, ended - began_compiling, ended - began, is_imported=made.is_imported
+            )
+            if made.keep is not None:
+                servable.chore = Chore(made.keep, servable.is_idle, self._quiet)
             servable.resources.push(stack.pop_all())
-        logger.info("loaded %s in %.2f s, %.1f MiB", version, ended - began, servable.size / 2**20)
+        how = ", compiled before" if made.is_imported else ""
+        logger.info("loaded %s in %.2f s, %.1f MiB%s", version, ended - began, servable.size / 2**20, how)
         return servable
 
     def _size(self, version: ModelVersion, growth: int | None) -> int:
         """Return what a version occupies: its files, which are mapped, and what its load has added to the memory."""
         if growth is None:
             return self.estimate(version)
-        size = min(version.size + max(growth, 0), _MOST * _upper_bound(version))
+        size = min(version.size + max(growth, 0), _MOST * upper_bound(version.size))
         with self._lock:
             self._measured[version.digest] = size
         return size
 
-    def _make(self, version: ModelVersion, directory: Path) -> OpenVinoServable:
+    def _make(self, version: ModelVersion, files: Files) -> tuple[OpenVinoServable, Made]:
         try:
-            path = _model_file(version, directory)
+            path = model_file(version, files.directory)
         except OSError as exc:
             raise LoadFailed(f"the files of {version} have gone or cannot be read: {exc.strerror}") from exc
         try:
-            compiled = core().compile_model(path, DEVICE, self._config)
-            return OpenVinoServable(str(version), compiled, self._pool_timeout, self._meter)
+            made = self._compiler.make(version, files, path)
+            servable = OpenVinoServable(str(version), made.model, self._pool_timeout, self._meter, self._requests)
+            return servable, made
         # OpenVINO's only error class.
         except RuntimeError as exc:
-            raise LoadFailed(f"cannot load {version} from {path.name}: {_reason(exc, directory)}") from exc
+            raise LoadFailed(f"cannot load {version} from {path.name}: {reason(exc, files.directory)}") from exc
 
 
 class OpenVinoServable:
@@ -137,9 +166,13 @@ class OpenVinoServable:
     size: int
     phases: LoadPhases
 
-    def __init__(self, name: str, compiled: Any, pool_timeout: float, meter: Meter) -> None:
+    def __init__(
+        self, name: str, compiled: Any, pool_timeout: float, meter: Meter, requests: int | None = None
+    ) -> None:
         self.resources = ExitStack()
         """What is held for as long as this lives: the lease of its files. Closed by `close`."""
+        self.chore: Chore | None = None
+        """What is to be done behind the first answer."""
         self._name = name
         self._pool_timeout = pool_timeout
         self._meter = meter
@@ -152,11 +185,17 @@ class OpenVinoServable:
         self._outputs = list(outputs.items())
         self._is_by_rows = all(spec.shape and spec.shape[0] == DYNAMIC for spec in outputs.values())
         # One infer request runs one inference at a time; OpenVINO raises "Infer Request is busy" at two.
-        self.concurrency: int = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
-        self._requests = Pool[Any]([compiled.create_infer_request() for _ in range(self.concurrency)])
+        self.concurrency: int = requests or compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        self._requests = Pool([_InferRequest(compiled.create_infer_request()) for _ in range(self.concurrency)])
+        # Seconds that a request takes, by the last ones. Nearly exact, as there is no lock about it.
+        self._pace = _SLOW
 
     def __repr__(self) -> str:
         return f"<OpenVinoServable {self._name}>"
+
+    @property
+    def is_quick(self) -> bool:
+        return self._pace < _QUICK and self._requests.has_idle
 
     def predict(self, signature_name: str, inputs: Tensors, deadline: float | None = None) -> Tensors:
         if signature_name != DEFAULT_SIGNATURE:
@@ -165,7 +204,7 @@ class OpenVinoServable:
         if _is_nothing(inputs):
             return self._answer_to_nothing(inputs)
         # A tensor that shares an array's memory does not keep the array alive; this list does.
-        arrays = [np.require(inputs[name], requirements=["C", "W", "A"]) for name in self._signature.inputs]
+        arrays = [_carray(inputs[name]) for name in self._signature.inputs]
         request = self._borrow(deadline)
         is_running = False
         outputs: Tensors = {}
@@ -173,10 +212,16 @@ class OpenVinoServable:
             is_running = self._infer(request, arrays, deadline)
             if is_running:
                 raise self._too_late("while it ran")
-            outputs = {name: _array(request.get_output_tensor(i), spec) for i, (name, spec) in enumerate(self._outputs)}
+            get = request.handle.get_output_tensor
+            outputs = {name: _array(get(i), spec) for i, (name, spec) in enumerate(self._outputs)}
+            self._note(request.handle.latency, outputs)
+            if self.chore is not None and self.chore.is_due:
+                self.chore.begin()
             return outputs
         finally:
             if is_running:
+                # It takes longer than whoever asked would wait.
+                self._pace = 2 * _SLOW
                 _behind(lambda: self._return_late(request, arrays))
             elif strings.are_many([*inputs.values(), *outputs.values()]):
                 # It keeps what the largest of its inferences took, for good.
@@ -187,9 +232,17 @@ class OpenVinoServable:
             else:
                 self._requests.give_back(request)
 
-    def _fresh(self, request: Any) -> Any:
+    def _note(self, latency: float, outputs: Tensors) -> None:
+        """
+        Args:
+            latency: of the engine alone, in milliseconds: what a caller waits for others' Python is not its model's.
+        """
+        pace = latency / 1000 + _PER_BYTE * sum([array.nbytes for array in outputs.values()])
+        self._pace += (min(pace, _SLOW) - self._pace) / _INERTIA
+
+    def _fresh(self, request: _InferRequest) -> _InferRequest:
         try:
-            return self._compiled.create_infer_request()
+            return _InferRequest(self._compiled.create_infer_request())
         # Then the old one has to do.
         except (RuntimeError, MemoryError):
             return request
@@ -205,8 +258,18 @@ class OpenVinoServable:
             raise InvalidRequest(f"{self._name} cannot run inputs without elements: {shapes}")
         return {name: np.empty([max(0, size) for size in spec.shape or ()], spec.dtype) for name, spec in self._outputs}
 
+    def is_idle(self) -> bool:
+        """Whether an infer request is to be had at once, so that nobody waits for one."""
+        try:
+            self._requests.give_back(self._requests.take(0))
+        except TimeoutError:
+            return False
+        return True
+
     def close(self) -> None:
-        idle: list[Any] = []
+        if self.chore is not None:
+            self.chore.close()
+        idle: list[_InferRequest] = []
         with suppress(TimeoutError):
             while len(idle) < self.concurrency:
                 idle.append(self._requests.take(0))
@@ -216,12 +279,12 @@ class OpenVinoServable:
             # Somebody's time was over, and what he asked for still runs: no reason to keep whoever closes this.
             _behind(lambda: self._release_late(idle))
 
-    def _release_late(self, idle: list[Any]) -> None:
+    def _release_late(self, idle: list[_InferRequest]) -> None:
         while len(idle) < self.concurrency:
             idle.append(self._requests.take())
         self._release(idle)
 
-    def _release(self, requests: list[Any]) -> None:
+    def _release(self, requests: list[_InferRequest]) -> None:
         with self._meter.change() as change:
             requests.clear()
             del self._compiled
@@ -229,19 +292,19 @@ class OpenVinoServable:
         if change.growth is not None and change.growth <= -_WORTH_TELLING:
             logger.info("%s has given back %.1f MiB", self._name, -change.growth / 2**20)
 
-    def _return_late(self, request: Any, kept: list[Any]) -> None:
+    def _return_late(self, request: _InferRequest, kept: list[Any]) -> None:
         """Give back an infer request when it has come to its end; keep until then what it reads."""
         # It cannot be stopped: OpenVINO 2026.4's cancel() returns while the run goes on, and what is started after that
         # waits for both. How it ends is nobody's concern any more.
         with suppress(RuntimeError):
-            request.wait()
+            request.handle.wait()
         self._requests.give_back(request)
         kept.clear()
 
     def _too_late(self, when: str) -> DeadlineExceeded:
         return DeadlineExceeded(f"the request's time was over {when}, on {self._name}")
 
-    def _borrow(self, deadline: float | None) -> Any:
+    def _borrow(self, deadline: float | None) -> _InferRequest:
         left = _left(deadline)
         if not left:
             raise self._too_late("before it could run")
@@ -252,25 +315,54 @@ class OpenVinoServable:
                 raise self._too_late("before it had a free infer request") from None
             raise Overloaded(f"{self._name} had no free infer request for {self._pool_timeout:.0f} s") from None
 
-    def _infer(self, request: Any, arrays: list[NDArray[Any]], deadline: float | None) -> bool:
+    def _infer(self, request: _InferRequest, arrays: list[NDArray[Any]], deadline: float | None) -> bool:
         """Run; return whether it still runs, as the deadline has passed."""
         try:
             for i, array in enumerate(arrays):
-                tensor, keep = _tensor(array)
-                request.set_input_tensor(i, tensor)
-                arrays[i] = keep
+                arrays[i] = request.set_input(i, array)
             # Not infer(): with one inference thread OpenVINO 2026.4 loses its exceptions, and the request is answered
             # with what the one before it left in the output tensors.
-            request.start_async()
-            if deadline is not None and not request.wait_for(_milliseconds(deadline)):
-                return True
-            request.wait()
+            request.handle.start_async({}, None)
+            if deadline is not None:
+                return not request.handle.wait_for(_milliseconds(deadline))
+            request.handle.wait()
             return False
         except RuntimeError as exc:
             # With open dimensions only the graph itself can tell which sizes go together, or which values make some.
             if self._is_dynamic:
-                raise InvalidRequest(f"{self._name} cannot run these inputs: {_reason(exc)}") from exc
-            raise InferenceFailed(f"{self._name} failed: {_reason(exc)}") from exc
+                raise InvalidRequest(f"{self._name} cannot run these inputs: {reason(exc)}") from exc
+            raise InferenceFailed(f"{self._name} failed: {reason(exc)}") from exc
+
+
+class _InferRequest:
+    """OpenVINO's, with memory of its own for small inputs: to copy one is a fifth of the cost of binding another's."""
+
+    __slots__ = ("_own", "handle")
+
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
+        # By number of the input, of those whose memory is bound now.
+        self._own: dict[int, NDArray[Any]] = {}
+
+    def set_input(self, number: int, array: NDArray[Any]) -> Any:
+        """Return what must outlive the inference."""
+        own = self._own.get(number)
+        # Its dtype is the signature's.
+        if own is not None and own.shape == array.shape:
+            own[...] = array
+            return own
+        self._own.pop(number, None)
+        is_small = array.nbytes <= _SMALL and not is_string(array.dtype)
+        tensor, keep = _tensor(array.copy() if is_small else array)
+        self.handle.set_input_tensor(number, tensor)
+        if is_small:
+            self._own[number] = keep
+        return keep
+
+
+def _carray(array: NDArray[Any]) -> NDArray[Any]:
+    """Return the array as OpenVINO can use its memory: row by row, aligned, and writable, though it is not written."""
+    return array if array.flags.carray else np.require(array, requirements=["C", "W", "A"])
 
 
 def _is_nothing(inputs: Tensors) -> bool:
@@ -296,13 +388,12 @@ def _milliseconds(deadline: float) -> int:
     return math.ceil(min(_left(deadline) * 1000, 2**31 - 1))
 
 
-def _upper_bound(version: ModelVersion) -> int:
-    # The weights as mapped from the file, and once more as the plugin lays them out for its kernels, where those that
-    # are stored as float16 are float32 on most CPUs.
-    return 3 * version.size + _OVERHEAD
+def model_file(version: ModelVersion, directory: Path) -> Path:
+    """Return which of a version's files is the model.
 
-
-def _model_file(version: ModelVersion, directory: Path) -> Path:
+    Raises:
+        LoadFailed: none of them is, or more than one.
+    """
     names = sorted(path.name for path in directory.iterdir())
     for suffix in (".xml", ".onnx"):
         found = [name for name in names if name.endswith(suffix)]
@@ -313,7 +404,7 @@ def _model_file(version: ModelVersion, directory: Path) -> Path:
     raise LoadFailed(f"no model in {version}: want one .xml with its .bin, or one .onnx; found {names[:10]}")
 
 
-def _reason(exc: RuntimeError, directory: Path | None = None) -> str:
+def reason(exc: Exception, directory: Path | None = None) -> str:
     """Return what OpenVINO says, less where in its sources it says so and less the directory, which is our own."""
     text = str(exc).replace(f"{directory}/", "") if directory else str(exc)
     text = text.replace("Caught exception: ", "")
@@ -355,7 +446,7 @@ def _tensor(array: NDArray[Any]) -> tuple[Any, Any]:
     """Return a tensor, and what must outlive it; if its memory is the array's, that is contiguous and writable."""
     if is_string(array.dtype):
         return strings.pack(array)
-    if array.dtype.name == "bfloat16":
+    if is_bfloat16(array.dtype):
         return openvino().Tensor(array.view(np.uint16), list(array.shape), openvino().Type.bf16), array
     return openvino().Tensor(array, shared_memory=True), array
 

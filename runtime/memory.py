@@ -17,6 +17,7 @@ to 0.3 ms for each MiB, so it is not for the arrays of every request."""
 PATIENCE = 0.25
 """Seconds that a load waits for another to be measured alone: of small models, several; for a large one, hardly worth
 mentioning."""
+_OVERHEAD = 8 << 20
 _STATM = Path("/proc/self/statm")
 # mallopt(3)
 _M_TRIM_THRESHOLD = -1
@@ -41,6 +42,13 @@ def resident() -> Resident | None:
         return None
     page = os.sysconf("SC_PAGE_SIZE")
     return Resident(int(total) * page, (int(total) - int(shared)) * page)
+
+
+def upper_bound(size: int) -> int:
+    """Return the bytes that a model will hardly take more than, whose files have so many."""
+    # The weights as mapped from the file, and once more as the plugin lays them out for its kernels, where those that
+    # are stored as float16 are float32 on most CPUs.
+    return 3 * size + _OVERHEAD
 
 
 def trim() -> None:

@@ -33,6 +33,7 @@ from model_cache.errors import (
     StorageUnavailable,
 )
 from model_cache.repository import ModelRepository, ModelVersion, ServableId
+from model_cache.storage import StorageOptions
 from runtime.errors import NAME, DeadlineExceeded, InvalidRequest, quoted
 from runtime.inventory import Inventory, MemoryUsage, ModelInventory, Whereabouts
 from runtime.memory import resident
@@ -236,6 +237,18 @@ class ModelServer:
             _check_deadline(deadline, name, exc)
             raise
 
+    def is_quick(self, name: str, version: int | None = None, label: str | None = None) -> bool:
+        """Whether a lease would not wait, as what is asked for is loaded, and its servable is quick. Does not wait."""
+        model = self._models.get(name)
+        if model is None or (label is not None and label not in model.labels):
+            return False
+        number = version if label is None else model.labels[label]
+        found = self._serving.get(name) if number is None else (model.repository.known or {}).get(number)
+        if found is None:
+            return False
+        servable = self._cache.peek(found)
+        return servable is not None and servable.is_quick
+
     def inventory(self) -> Inventory:
         """Return what is known of all models, and what memory and disk they take. Looks at the disk."""
         snapshot = self._cache.snapshot()
@@ -250,6 +263,19 @@ class ModelServer:
                 for name, model in self._models.items()
             },
         )
+
+    def outdate(self) -> None:
+        """Rely on nothing that clocks say: any time may have passed. What is loaded goes on serving."""
+        for repository in self.repositories.values():
+            repository.outdate()
+        self._cache.forgive()
+        with self._lock:
+            self._tries.clear()
+
+    def reconnect(self, options: StorageOptions) -> None:
+        """Let go of all connections to storages and all credentials for them, as `Reconnects.reconnect`."""
+        for repository in self.repositories.values():
+            repository.reconnect(options)
 
     def close(self) -> None:
         # So that nothing comes back.

@@ -17,6 +17,7 @@ import grpc
 from google.protobuf.message import DecodeError, EncodeError
 
 from model_cache.repository import ServableId
+from model_cache.timeline import lap, timeline
 from runtime import calls
 from runtime.codecs import schema
 from runtime.codecs.dtypes import tf_number
@@ -156,7 +157,8 @@ def handle_reload_config(reload: Reload | None, request: Any, deadline: float | 
 
 
 def _infer(server: ModelServer, call: Callable[..., Any], request: Any, deadline: float | None = None) -> Any:
-    with _lease(server, _target(_spec(request)), deadline) as lease:
+    with timeline.predict(), _lease(server, _target(_spec(request)), deadline) as lease:
+        lap("wait")
         response = call(lease.servable, request, deadline)
     _write_id(response.model_spec, lease.id)
     return response

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-
-import numpy as np
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from runtime.errors import InvalidRequest
+
+# For types alone: a start has come here long before it has the time to import numpy.
+if TYPE_CHECKING:
+    import numpy as np
 
 DYNAMIC = -1
 MAX_RANK = 32
@@ -22,11 +24,10 @@ PREDICT_METHOD = "tensorflow/serving/predict"
 CLASSIFY_METHOD = "tensorflow/serving/classify"
 REGRESS_METHOD = "tensorflow/serving/regress"
 
-Dtype = np.dtype[np.generic]
+Dtype: TypeAlias = "np.dtype[np.generic]"
 
 
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
+class TensorSpec(NamedTuple):
     name: str
     dtype: Dtype
     shape: tuple[int, ...] | None
@@ -45,8 +46,7 @@ class TensorSpec:
             raise InvalidRequest(f"input '{self.name}' has shape {shape}; want {self.shape}")
 
 
-@dataclass(frozen=True)
-class Signature:
+class Signature(NamedTuple):
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
-    method_name: str = field(default=PREDICT_METHOD)
+    method_name: str = PREDICT_METHOD

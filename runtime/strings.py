@@ -62,7 +62,7 @@ def unpack(tensor: Any) -> NDArray[Any]:
         return np.empty(shape, object)
     request = _unpacking(len(shape)).create_infer_request()
     request.set_input_tensor(0, tensor)
-    request.start_async()
+    request.start_async({}, None)
     request.wait()
     begins, ends, characters = (request.get_output_tensor(i).data for i in range(3))
     content = characters.tobytes()
@@ -77,7 +77,7 @@ def _run(compiled: Any, arrays: list[NDArray[Any]]) -> tuple[Any, Any]:
     for i, array in enumerate(arrays):
         request.set_input_tensor(i, ov.Tensor(array, shared_memory=True))
     # Not infer(), which returns the outputs too, by the way that is to be avoided.
-    request.start_async()
+    request.start_async({}, None)
     request.wait()
     return request.get_output_tensor(0), (request, arrays)
 
@@ -85,27 +85,24 @@ def _run(compiled: Any, arrays: list[NDArray[Any]]) -> tuple[Any, Any]:
 # By rank, as the CPU plugin compiles no input whose rank is open.
 @cache
 def _packing(rank: int) -> Any:
-    ov, ops = openvino(), _operations()
-    begins, ends = (ops.parameter([-1] * rank, ov.Type.i32) for _ in range(2))
-    characters = ops.parameter([-1], ov.Type.u8)
-    packed = ops.string_tensor_pack(begins, ends, characters)
-    return _compile(ov.Model([ops.result(packed)], [begins, ends, characters], "pack"))
+    types = openvino().Type
+    inputs = [_parameter(types.i32, rank), _parameter(types.i32, rank), _parameter(types.u8, 1)]
+    return _compile("StringTensorPack", inputs)
 
 
 @cache
 def _unpacking(rank: int) -> Any:
-    ov, ops = openvino(), _operations()
-    strings = ops.parameter([-1] * rank, ov.Type.string)
-    parts = ops.string_tensor_unpack(strings)
-    return _compile(ov.Model([ops.result(parts.output(i)) for i in range(3)], [strings], "unpack"))
+    return _compile("StringTensorUnpack", [_parameter(openvino().Type.string, rank)])
 
 
-def _compile(model: Any) -> Any:
-    return core().compile_model(model, DEVICE)
+def _parameter(element_type: Any, rank: int) -> Any:
+    ov = openvino()
+    return ov.op.Parameter(element_type, ov.PartialShape([-1] * rank))
 
 
-def _operations() -> Any:
-    # Only now, as few models have strings.
-    from openvino import opset15
-
-    return opset15
+def _compile(operation: str, inputs: list[Any]) -> Any:
+    """Compile a model of one operation of OpenVINO's."""
+    ov = openvino()
+    node = ov.NodeFactory("opset15").create(operation, [one.output(0) for one in inputs], {})
+    model = ov.Model([ov.op.Result(output) for output in node.outputs()], inputs, operation)
+    return core().compile_model(model, DEVICE, {})

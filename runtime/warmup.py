@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from model_cache.cache import Loader
 from model_cache.disk import DiskCache
 from model_cache.errors import LoadFailed
 from model_cache.repository import ModelVersion
+from model_cache.timeline import span
 from runtime.codecs.dtypes import is_string
 from runtime.errors import InferenceError
 from runtime.servable import Servable
@@ -43,18 +44,21 @@ class WarmingLoader:
         replays: bool,
         iterations: int,
         from_signature: bool,
+        is_awaited: Callable[[ModelVersion], bool] = lambda version: False,
     ) -> None:
         """
         Args:
             replays: whether what a version has recorded in ``assets.extra/tf_serving_warmup_requests`` is run.
             iterations: how often each of these requests is.
             from_signature: whether a version that has recorded nothing runs zeros in the shapes of its signatures.
+            is_awaited: whether requests wait for a version that loads. Zeros would only be one more before them.
         """
         self._inner = inner
         self._files = files
         self._replays = replays
         self._iterations = iterations
         self._from_signature = from_signature
+        self._is_awaited = is_awaited
 
     def estimate(self, version: ModelVersion) -> int:
         return self._inner.estimate(version)
@@ -68,19 +72,22 @@ class WarmingLoader:
         servable = self._inner.load(version)
         began = time.perf_counter()
         try:
-            self._warm_up(version, servable)
+            with span("warm_up", model=str(version)):
+                self._warm_up(version, servable)
         except BaseException:
             servable.close()
             raise
         seconds = time.perf_counter() - began
         phases = servable.phases
-        servable.phases = replace(phases, warm_up=seconds, total=phases.total + seconds)
+        servable.phases = phases._replace(warm_up=seconds, total=phases.total + seconds)
         return servable
 
     def _warm_up(self, version: ModelVersion, servable: Servable) -> None:
         if self._replays and self._replay(version, servable):
             return
-        if self._from_signature:
+        if self._from_signature and self._is_awaited(version):
+            logger.info("did not warm up %s with zeros, as requests wait for it", version)
+        elif self._from_signature:
             for name, signature in servable.signatures.items():
                 _run_zeros(version, servable, name, signature)
 

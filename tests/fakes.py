@@ -72,6 +72,7 @@ class MemoryStorage:
         self._has_checksums = has_checksums
         self.before_list: Callable[[], object] = lambda: None
         self.before_fetch: Callable[[Blob], object] = lambda blob: None
+        self.before_put: Callable[[str], object] = lambda key: None
 
     def __str__(self) -> str:
         return "memory://bucket"
@@ -87,6 +88,10 @@ class MemoryStorage:
             raise BlobChanged(f"{self}/{blob.key} is gone or no longer what was listed")
         for at in range(start, stop, PIECE):
             yield data[at : min(at + PIECE, stop)]
+
+    def put(self, key: str, data: bytes) -> None:
+        self.before_put(key)
+        self.blobs[key] = data
 
     def _blob(self, key: str, data: bytes) -> Blob:
         checksum = f"md5:{hashlib.md5(data, usedforsecurity=False).hexdigest()}" if self._has_checksums else ""

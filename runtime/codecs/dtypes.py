@@ -61,5 +61,9 @@ def is_string(dtype: Dtype) -> bool:
 
 
 def is_float(dtype: Dtype) -> bool:
-    # bfloat16's kind is "V": to numpy it is a structure without fields.
-    return dtype.kind == "f" or dtype.name == "bfloat16"
+    return dtype.kind == "f" or is_bfloat16(dtype)
+
+
+def is_bfloat16(dtype: Dtype) -> bool:
+    # To numpy it is a structure without fields. Its name last, as numpy takes long to say one.
+    return dtype.kind == "V" and dtype.name == "bfloat16"

@@ -16,13 +16,14 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from runtime.codecs.dtypes import is_float, is_string
+from runtime.codecs.dtypes import is_bfloat16, is_float, is_string
 from runtime.errors import InvalidRequest
 from runtime.servable import Tensors
 
 # Possessive, or the matcher would remember each character of a string; and all that it looks for begins with a
 # character of one class, which it finds several times as quickly as one of two patterns.
 _NULL_OR_STRING = re.compile(rb'[n"](?:(?<=n)ull|(?<=")(?:[^"\\]++|\\.)*+")')
+_SHORT = 4 << 10
 
 
 def encode(outputs: Tensors, is_row: bool) -> bytes:
@@ -48,6 +49,9 @@ def encode(outputs: Tensors, is_row: bool) -> bytes:
 def write(value: Any, arrays: Iterable[NDArray[Any]], leaves: Iterable[NDArray[Any]] | None = None) -> bytes:
     """Write ``value``, whose floats are those of ``arrays``, in the order of ``leaves`` if that is another."""
     text = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    # Of a short one it is quicker to look at what was written.
+    if len(text) <= _SHORT and b"null" not in text:
+        return text
     if all(np.isfinite(array).all() for array in arrays if is_float(array.dtype)):
         return text
     tokens = _tokens(arrays if leaves is None else leaves)
@@ -92,7 +96,10 @@ def _all_plain(outputs: Tensors) -> dict[str, NDArray[Any]]:
 
 def _plain(array: NDArray[Any]) -> NDArray[Any]:
     """Return the array as orjson takes it: of a dtype it knows, in this machine's byte order, row by row."""
-    dtype = np.dtype(np.float32) if array.dtype.name == "bfloat16" else array.dtype.newbyteorder("=")
+    dtype = array.dtype
+    if dtype.isnative and array.flags.c_contiguous and not is_bfloat16(dtype):
+        return array
+    dtype = np.dtype(np.float32) if is_bfloat16(dtype) else dtype.newbyteorder("=")
     return array.astype(dtype, order="C", copy=False)
 
 

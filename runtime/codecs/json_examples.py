@@ -12,8 +12,7 @@ Format and texts: tensorflow_serving's ``util/json_tensor.cc``, ``FillClassifyRe
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +24,7 @@ from runtime.errors import NAME, InvalidRequest, quoted
 from runtime.examples import Example, ScoredLabel
 
 
-@dataclass(frozen=True, slots=True)
-class ParsedExamples:
+class ParsedExamples(NamedTuple):
     signature_name: str
     examples: Sequence[Example]
     """Made when asked for: an array for each feature takes several times what its JSON does."""

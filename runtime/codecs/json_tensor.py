@@ -19,12 +19,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from runtime.codecs import json_exact, json_fast, json_limits
-from runtime.codecs.json_dialect import Json
+from runtime.codecs import json_fast, json_limits
 from runtime.errors import NAME, InvalidRequest, quoted
 from runtime.servable import Tensors
 from runtime.signature import DEFAULT_SIGNATURE, TensorSpec
+
+# The exact reader is imported by requests that need it: most first requests of a process do not.
+if TYPE_CHECKING:
+    from runtime.codecs.json_dialect import Json
 
 
 @dataclass(slots=True)
@@ -59,6 +63,8 @@ class ParsedPredict:
                 return tensors
             # Its tape is several times as large as the body.
             self.fast = None
+        from runtime.codecs import json_exact
+
         if self.exact is not None:
             return json_exact.read(self.exact, specs, deadline)
         with json_limits.alone(self.body, deadline):
@@ -81,6 +87,8 @@ def parse_predict(body: bytes) -> ParsedPredict:
 
 
 def _parse_exactly(body: bytes, is_large: bool) -> ParsedPredict:
+    from runtime.codecs import json_exact
+
     document = json_exact.parse(body)
     name, is_row = json_exact.signature_name(document), "instances" in document
     return ParsedPredict(body, name, is_row, None, None if is_large else document)

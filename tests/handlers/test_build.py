@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +96,49 @@ def test_a_model_is_warmed_up_before_it_is_ready_unless_that_is_switched_off(is_
     model = ["--model_name", "digits", "--model_path", str(DIGITS)]
     with decant_serve(tmp_path, *model, *flags, without_grpc=True) as server:
         assert ("warmed up serving_default of digits/1 with zeros" in server.log()) is is_on
+
+
+@pytest.mark.parametrize(
+    ("settings", "requests"),
+    [
+        ({}, 1),
+        ({"nireq": 3}, 3),
+        ({"plugin_config": {"NUM_STREAMS": "2"}}, min(2, len(os.sched_getaffinity(0)))),
+        ({"plugin_config": {"NUM_STREAMS": "2"}, "nireq": 5}, 5),
+    ],
+    ids=["neither", "nireq", "plugin_config", "both"],
+)
+def test_models_are_compiled_and_run_as_flags_say(settings: dict[str, Any], requests: int, tmp_path: Path) -> None:
+    """With as many streams as flags say, the engine wants as many infer requests."""
+    server = build_server(Settings(model_path=str(DIGITS), cache_dir=str(tmp_path / "cache"), **settings))
+    with closing(server), server.lease("default") as lease:
+        assert lease.servable.concurrency == requests
+
+
+@pytest.mark.parametrize("of", ["function", "worker"])
+def test_models_run_on_the_share_of_the_cpus_that_this_process_has(
+    of: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On one thread the engine has one stream, however many it is asked for."""
+    if of == "function":
+        monkeypatch.setenv("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "1769")
+    processes = 1 if of == "function" else len(os.sched_getaffinity(0))
+    settings = Settings(model_path=str(DIGITS), cache_dir=str(tmp_path / "cache"), plugin_config={"NUM_STREAMS": "2"})
+    with closing(build_server(settings, processes=processes)) as server, server.lease("default") as lease:
+        assert lease.servable.concurrency == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"NO_SUCH": "1"}, "plugin_config: NotFound: Unsupported property NO_SUCH by CPU plugin."),
+        ({"NUM_STREAMS": "many"}, "plugin_config: Could not read number of streams from str: many"),
+        ({"INFERENCE_NUM_THREADS": "-1"}, "plugin_config: Wrong value for property key INFERENCE_NUM_THREADS"),
+    ],
+)
+def test_properties_that_openvino_does_not_have_are_refused_with_its_reason(
+    given: dict[str, str], reason: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        build(tmp_path, plugin_config=given)
+    assert str(caught.value).startswith(reason)

@@ -95,7 +95,11 @@ def test_predict_asks_a_server(tmp_path: Path) -> None:
         (["serve"], 64, "no model is given; want --model_path or DECANT_MODEL_PATH"),
         ([], 64, "no model is given"),
         (["--model_name", "m"], 64, "no model is given"),
-        (["--model_name", "m", "--model_path", DIGITS, "--nireq", "2"], 64, "unrecognized arguments: --nireq 2"),
+        (
+            ["--model_name", "m", "--model_path", DIGITS, "--grpc_workers", "2"],
+            64,
+            "unrecognized arguments: --grpc_workers 2",
+        ),
         (["serve", "--model_name", "m", "--model_path", DIGITS, "--port", "0", "--rest_port", "0"], 64, "both 0"),
         (["serve", "--model_name", "m", "--model_path", DIGITS, "--port", "8501"], 64, "cannot have the same values"),
         (["pour"], 64, "invalid choice: 'pour'"),

@@ -15,6 +15,7 @@ import pytest
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from numpy.typing import NDArray
 
+from handlers.cli import main
 from runtime.codecs import schema, tensor_proto
 from runtime.openvino_core import openvino
 from tests.handlers.test_batching_and_warmup import framed
@@ -184,3 +185,14 @@ def test_a_model_without_records_is_not_warmed_up_if_flags_say_so(tmp_path: Path
     models.save(counter(), tmp_path / "model")
     with serving(tmp_path, "--enable_signature_warmup", "false") as (server, _):
         assert server.post(PREDICT, {"instances": [0]}).body == {"predictions": [1]}
+
+
+def test_what_was_compiled_ahead_is_imported_unless_flags_say_otherwise(tmp_path: Path) -> None:
+    models.save(models.weighty(), tmp_path / "model")
+    assert main(["compile", str(tmp_path / "model"), "--force", "--cache_dir", str(tmp_path / "ahead")]) == 0
+    said = {}
+    for switch in ("true", "false"):
+        with serving(tmp_path, "--compiled_cache", switch) as (server, _):
+            assert server.post(PREDICT, {"instances": [[1.0] * 64]}).status == 200
+            said[switch] = "compiled before" in server.log()
+    assert said == {"true": True, "false": False}

@@ -67,6 +67,7 @@ def test_a_request_that_comes_before_the_model_waits_for_it(s3: SeaweedFS, tmp_p
         assert reply.result().body["predictions"][0]["digit"] == 7
         # Who has loaded it may take a moment longer to say so.
         server.wait_ready(10)
+    assert "did not warm up digits/1 with zeros, as requests wait for it" in server.log()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

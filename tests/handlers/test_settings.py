@@ -1,18 +1,77 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, fields
+from io import StringIO
 
 import pytest
+from hypothesis import given as given_examples
+from hypothesis.strategies import lists, sampled_from
 
-from handlers.settings import Settings, SettingsError, add_options, is_on_cloud_run, read_settings
+from handlers.settings import Settings, SettingsError, add_options, is_on_cloud_run, read_flags, read_settings
 from model_cache.policy import Latest
+
+PARSER = argparse.ArgumentParser(allow_abbrev=False, exit_on_error=False)
+add_options(PARSER)
+
+
+def given(flags: Sequence[str]) -> dict[str, str]:
+    """What argparse makes of flags; ArgumentError or SystemExit if it cannot."""
+    return {name: text for name, text in vars(PARSER.parse_args(flags)).items() if text is not None}
 
 
 def parse(*flags: str) -> Settings:
-    parser = argparse.ArgumentParser(allow_abbrev=False)
-    add_options(parser)
-    return read_settings(vars(parser.parse_args(flags)))
+    found = given(flags)
+    assert read_flags(flags) in (found, None)
+    return read_settings(found)
+
+
+WORDS = ["--port", "--port=1", "--rest-port", "--rest_api_port", "--model_name", "--model_name=", "--model-name=a=b"]
+SWITCHES = ["--enable_batching", "--enable-batching", "--enable_batching=0", "--grpc_reflection"]
+OTHERS = [
+    "8500",
+    "true",
+    "",
+    " ",
+    "a b",
+    "=",
+    "-",
+    "--",
+    "-1",
+    "-1.5",
+    "-x",
+    "-x y",
+    "--no",
+    "--por",
+    "--help",
+    "serve",
+]
+
+
+@given_examples(lists(sampled_from([*WORDS, *SWITCHES, *OTHERS]), max_size=6))
+def test_flags_are_read_as_argparse_reads_them_or_left_to_it(flags: list[str]) -> None:
+    quick = read_flags(flags)
+    try:
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            found: dict[str, str] | None = given(flags)
+    except (argparse.ArgumentError, SystemExit):
+        found = None
+    assert quick in (found, None)
+
+
+@pytest.mark.parametrize(
+    ("flags", "want"),
+    [
+        ([], {}),
+        (["--port", "1", "--rest-port=2"], {"port": "1", "rest_port": "2"}),
+        (["--enable_batching", "--grpc_reflection", "false"], {"enable_batching": "true", "grpc_reflection": "false"}),
+        (["--port", "1", "--port", "2"], {"port": "2"}),
+    ],
+)
+def test_what_is_usual_needs_no_argparse(flags: list[str], want: dict[str, str]) -> None:
+    assert read_flags(flags) == want
 
 
 def test_the_promised_defaults() -> None:
@@ -55,6 +114,10 @@ def test_the_promised_defaults() -> None:
         "allowed_batch_sizes": (),
         "pad_variable_length_inputs": False,
         "enable_per_model_batching_parameters": False,
+        "workers": 1,
+        "plugin_config": None,
+        "nireq": 0,
+        "compiled_cache": True,
         "log_level": "INFO",
         "disk_budget": 0,
         "memory_budget": 0,
@@ -70,6 +133,7 @@ def test_the_promised_defaults() -> None:
 VALUES = {
     "port": ("1", 1),
     "rest_port": ("0", 0),
+    "compiled_cache": ("false", False),
     "log_level": ("debug", "DEBUG"),
     "disk_budget": ("1.5G", 3 << 29),
     "memory_budget": ("512M", 512 << 20),
@@ -102,6 +166,12 @@ VALUES = {
     "allowed_batch_sizes": ("1, 8,32", (1, 8, 32)),
     "pad_variable_length_inputs": ("true", True),
     "enable_per_model_batching_parameters": ("true", True),
+    "workers": ("0", 0),
+    "plugin_config": (
+        '{"NUM_STREAMS": 2, "ENABLE_CPU_PINNING": false, "PERFORMANCE_HINT": "LATENCY"}',
+        {"NUM_STREAMS": "2", "ENABLE_CPU_PINNING": "NO", "PERFORMANCE_HINT": "LATENCY"},
+    ),
+    "nireq": ("4", 4),
 }
 
 
@@ -167,6 +237,14 @@ def test_the_s3_endpoint_has_the_names_of_the_sdk_and_of_ovms(
         (["--version_labels", "[1]"], "want versions by label"),
         (["--allowed_batch_sizes", "8,4"], "--allowed_batch_sizes is '8,4'; want whole numbers that increase"),
         (["--allowed_batch_sizes", "0,4"], "want whole numbers that increase"),
+        (["--workers", "-1"], "--workers is '-1'; want a whole number"),
+        (["--plugin_config", "A=2"], "--plugin_config is 'A=2'; want OpenVINO's properties, such as {"),
+        (["--plugin_config", '["NUM_STREAMS"]'], "want OpenVINO's properties"),
+        (["--plugin_config", '{"NUM_STREAMS": [2]}'], "want OpenVINO's properties"),
+        (["--plugin_config", '{"NUM_STREAMS": null}'], "want OpenVINO's properties"),
+        (["--plugin_config", '{"": 2}'], "want OpenVINO's properties"),
+        (["--nireq", "-1"], "--nireq is '-1'; want a whole number up to 100000"),
+        (["--nireq", "100001"], "want a whole number up to 100000"),
         (["--batch_timeout_micros", "-1"], "--batch_timeout_micros is '-1'; want a whole number"),
         (["--s3_endpoint", "ftp://x"], "--s3_endpoint is 'ftp://x'; want an http:// or https:// URL"),
         (["--s3_endpoint", "http://["], "--s3_endpoint is 'http://['; want an http:// or https:// URL"),

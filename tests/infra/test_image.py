@@ -201,7 +201,7 @@ def test_of_openvino_the_cpu_and_the_formats_that_need_no_framework_stay(invento
 # Compiled parts are imported, so that a library that was dropped too many shows. Each SDK builds a client.
 EVERYTHING = """
 import awslambdaric.bootstrap, boto3, fastapi, grpc, grpc_health.v1.health, httptools, mangum, ml_dtypes, orjson
-import runtime_client, simdjson, tqdm, uvicorn, uvloop, azure.identity, azure.storage.blob, google.cloud.storage
+import runtime_client, simdjson, tqdm, uvloop, azure.identity, azure.storage.blob, google.cloud.storage
 import google_crc32c, grpc_reflection.v1alpha.reflection, obstore.store, zstandard
 import numpy as np, openvino as ov
 from openvino import opset13 as ops

@@ -209,6 +209,18 @@ def test_a_clock_that_is_set_back_does_not_prolong_the_memory_of_a_failure(make_
     assert loader.events == ["load a", "load a"]
 
 
+def test_what_is_forgiven_is_tried_again_at_once_and_still_told(make_cache: MakeCache) -> None:
+    loader, cache = make_cache({"a": 10})
+    loader.load_errors["a"] = LoadFailed("no model in a")
+    with pytest.raises(LoadFailed):
+        use(cache, "a")
+    cache.forgive()
+    assert isinstance(cache.failure("a"), LoadFailed)
+    del loader.load_errors["a"]
+    use(cache, "a")
+    assert loader.events == ["load a", "load a"]
+
+
 def test_the_last_failure_is_told_until_a_load_succeeds(make_cache: MakeCache, clock: Clock) -> None:
     loader, cache = make_cache({"a": 10, "b": 10})
     error = loader.load_errors["a"] = LoadFailed("no model in a")
@@ -893,6 +905,22 @@ def test_what_retires_while_it_loads_is_in_the_snapshot_until_it_is_gone(
     gate.open()
     assert isinstance(loading.exception(PATIENCE), LoadFailed) == fails
     assert cache.snapshot() == Snapshot([], 100, 0)
+
+
+def test_who_waits_for_a_load_is_counted(make_cache: MakeCache, pool: ThreadPoolExecutor) -> None:
+    loader, cache = make_cache({"a": 10})
+    assert cache.waiting("a") == 0
+    gate = loader.hold("load a")
+    first = pool.submit(use, cache, "a")
+    gate.wait_until_reached()
+    assert cache.waiting("a") == 1
+    second = pool.submit(use, cache, "a")
+    until(lambda: cache.waiting("a") == 2)
+    gate.open()
+    first.result(PATIENCE)
+    second.result(PATIENCE)
+    with cache.lease("a"):
+        assert cache.waiting("a") == 0
 
 
 def test_states_are_told_as_they_are(make_cache: MakeCache, pool: ThreadPoolExecutor) -> None:

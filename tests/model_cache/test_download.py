@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -403,7 +402,7 @@ class NoisyStorage(AccountedStorage):
         value = hashlib.md5(data).hexdigest()
         if self.kind == "crc32c":
             value = f"{google_crc32c.value(data):08x}"
-        return replace(super()._blob(key, data), checksum=f"{self.kind}:{value}")
+        return super()._blob(key, data)._replace(checksum=f"{self.kind}:{value}")
 
     def fetch(self, blob: Blob, start: int, stop: int) -> Generator[bytes | memoryview, None, None]:
         for piece in super().fetch(blob, start, stop):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_cache.needed import needed
+from model_cache.needed import is_compiled, needed
 
 IR = ["model.bin", "model.xml"]
 LITTER = [
@@ -163,3 +163,24 @@ def test_nothing_is_needed_unless_there_is_a_model(names: list[str]) -> None:
     top = {name for name in needed(names) if "/" not in name}
     suffixes = (".xml", ".onnx", ".pdmodel", ".json", ".pb", ".pbtxt", ".tflite")
     assert not needed(names) or any(name.endswith(suffixes) for name in top)
+
+
+COMPILED = ["compiled/a.blob", "compiled/0f-2026.4.1-22982-5d.blob"]
+NOT_COMPILED = [
+    "compiled/.a.blob",
+    "compiled/a/b.blob",
+    "compiled/a b.blob",
+    "a.blob",
+    "x/compiled/a.blob",
+    "compiled/a",
+]
+
+
+@pytest.mark.parametrize("model", [IR, ["model.onnx"], SAVED_MODEL, ["model.tflite"]], ids=lambda model: model[-1])
+def test_what_was_compiled_of_a_model_is_not_needed_whatever_the_model(model: list[str]) -> None:
+    assert needed([*model, *COMPILED]) == sorted(model)
+    assert [name for name in [*COMPILED, *NOT_COMPILED] if is_compiled(name)] == COMPILED
+
+
+def test_an_onnx_model_may_have_its_data_in_a_directory_of_any_name() -> None:
+    assert needed(["model.onnx", "compiled/weights"]) == ["compiled/weights", "model.onnx"]

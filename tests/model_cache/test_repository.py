@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -32,7 +33,7 @@ class DatedStorage(MemoryStorage):
         self.after_list: Callable[[], object] = lambda: None
 
     def list(self, prefix: str = "") -> Iterator[Blob]:
-        found = [replace(blob, modified=self.modified.get(blob.key, 0.0)) for blob in super().list(prefix)]
+        found = [blob._replace(modified=self.modified.get(blob.key, 0.0)) for blob in super().list(prefix)]
         self.after_list()
         yield from found
 
@@ -156,9 +157,9 @@ VERSION = ModelVersion(ServableId("m", 1), "1/", BLOBS, MemoryStorage())
 @pytest.mark.parametrize(
     "change",
     [
-        replace(BLOBS[0], etag="e3"),
-        replace(BLOBS[0], size=11),
-        replace(BLOBS[0], key="1/other.xml"),
+        BLOBS[0]._replace(etag="e3"),
+        BLOBS[0]._replace(size=11),
+        BLOBS[0]._replace(key="1/other.xml"),
         # The same characters, cut elsewhere.
         Blob("1/model.xm", 10, "le1"),
     ],
@@ -182,7 +183,7 @@ def test_what_the_model_does_not_need_makes_no_other_version() -> None:
 
 
 def test_the_date_of_a_blob_makes_no_other_version() -> None:
-    assert replace(VERSION, blobs=(replace(BLOBS[0], modified=7.0, checksum="md5:00"), BLOBS[1])) == VERSION
+    assert replace(VERSION, blobs=(BLOBS[0]._replace(modified=7.0, checksum="md5:00"), BLOBS[1])) == VERSION
 
 
 def test_the_digest_does_not_depend_on_the_order_of_the_listing() -> None:
@@ -486,6 +487,62 @@ def test_a_listing_that_was_under_way_when_it_expired_is_not_believed(clock: Clo
     gate.open()
     assert list(listing.result(PATIENCE)) == [1, 2]
     assert list(models.versions()) == [2]
+
+
+def test_an_outdated_listing_is_made_anew_behind_the_next_call_whatever_the_clock_says() -> None:
+    storage = MemoryStorage({"1/a": b"a"})
+    models = ModelRepository("m", storage, ttl=math.inf)
+    models.outdate()
+    assert list(models.versions()) == [1]
+    storage.before_list = listings = Listings()
+    for _ in range(2):
+        models.versions()
+    assert listings.count == 0
+    models.outdate()
+    assert list(models.versions()) == [1]
+    listings.gate.open()
+    for thread in refreshes():
+        thread.join(PATIENCE)
+    assert listings.count == 1
+
+
+def test_what_came_while_nobody_could_look_is_judged_by_its_age(clock: Clock) -> None:
+    storage = DatedStorage({"1/a": b"a", "2/a": b"a"})
+    models = repository(storage, clock)
+    models.versions()
+    del storage.blobs["1/a"]
+    storage.blobs |= {"2/a": b"b", "3/a": b"a", "4/a": b"a"}
+    storage.modified = {"2/a": clock.now - SETTLE, "3/a": clock.now - 3600, "4/a": clock.now - 1}
+    before = models.find(2)
+    models.outdate()
+    assert look_again(models, clock, 0) == [2, 3]
+    assert models.find(2) != before
+    assert models.unsettled() == (4,)
+    # Once: who looks all the time waits until it has seen that nothing changes.
+    storage.blobs["5/a"] = b"a"
+    assert look_again(models, clock) == [2, 3, 4]
+
+
+def test_a_look_from_before_undoes_nothing_of_the_one_after_it(clock: Clock) -> None:
+    storage = DatedStorage({"1/a": b"a"})
+    models = repository(storage, clock)
+    models.versions()
+    gate = Gate()
+    storage.after_list = gate.pass_through
+    clock.now += TTL
+    models.versions()
+    gate.wait_until_reached()
+    (old,) = refreshes()
+    storage.after_list = lambda: None
+    storage.blobs["2/a"] = b"a"
+    models.outdate()
+    models.versions()
+    for thread in {*refreshes()} - {old}:
+        thread.join(PATIENCE)
+    assert list(models.versions()) == [1, 2]
+    gate.open()
+    old.join(PATIENCE)
+    assert list(models.versions()) == [1, 2]
 
 
 def test_a_refresh_that_was_under_way_when_the_listing_expired_undoes_nothing(clock: Clock) -> None:

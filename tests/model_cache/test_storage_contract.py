@@ -11,15 +11,17 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
 
 import google_crc32c
 import psutil
 import pytest
 
 from model_cache.errors import BlobChanged, StorageInterrupted, StorageUnavailable
-from model_cache.storage import PIECE, Blob, Storage
+from model_cache.storage import PIECE, Blob, Reconnects, Storage
 from tests.fakes import until
 from tests.model_cache.trees import CLOUDS, TREES, CloudTree, Tree, make_cloud_tree, make_tree
+from tests.servers.fault_proxy import FaultProxy
 
 MIB = 1 << 20
 
@@ -63,6 +65,26 @@ BLOBS = {
 def test_the_client_that_was_asked_for_is_used(cloud_tree: CloudTree, request: pytest.FixtureRequest) -> None:
     is_obstore = type(cloud_tree.storage).__module__ == "model_cache.fast"
     assert is_obstore == ("obstore" in request.node.callspec.id)
+
+
+def test_a_storage_that_reconnects_has_no_connection_left_and_others_for_who_asks_next(cloud_tree: CloudTree) -> None:
+    def connections() -> set[int]:
+        port = urlsplit(proxy.url).port
+        ours = psutil.Process().net_connections("tcp")
+        return {mine.laddr.port for mine in ours if mine.status == "ESTABLISHED" and mine.raddr.port == port}
+
+    cloud_tree.put(BLOBS)
+    with FaultProxy(cloud_tree.cloud.endpoint) as proxy:
+        storage = cloud_tree.open(endpoint=proxy.url)
+        assert isinstance(storage, Reconnects)
+        assert keys(storage) == sorted(BLOBS)
+        before = connections()
+        assert before
+        storage.reconnect(cloud_tree.options(proxy.url))
+        until(lambda: not connections() & before)
+        assert keys(storage) == sorted(BLOBS)
+        assert read(storage, blob_of(storage, "1/model.bin")) == BLOBS["1/model.bin"]
+        storage.reconnect(cloud_tree.options(proxy.url))
 
 
 def test_all_blobs_are_listed_by_keys_relative_to_the_root_and_with_their_sizes(tree: Tree) -> None:
@@ -235,6 +257,36 @@ def test_a_blob_that_is_gone_is_an_error(tree: Tree) -> None:
     tree.delete("1/model.bin")
     with pytest.raises(BlobChanged, match=rf"{tree.name}/1/model\.bin"):
         read(tree.storage, blob)
+
+
+def test_what_is_put_is_listed_and_fetched_as_a_whole_and_takes_the_place_of_what_was_there(tree: Tree) -> None:
+    tree.put(BLOBS)
+    storage = tree.writable()
+    for data in (b"blob", os.urandom(3 * MIB + 1), b"another"):
+        storage.put("1/compiled/a b.blob", data)
+        blob = blob_of(storage, "1/compiled/a b.blob")
+        assert read(storage, blob) == data
+    assert keys(storage) == sorted([*BLOBS, "1/compiled/a b.blob"])
+
+
+def test_what_is_put_where_nothing_can_be_is_an_error(cloud_tree: CloudTree) -> None:
+    # SeaweedFS makes a bucket for who may.
+    if cloud_tree.cloud.scheme == "s3":
+        return
+    storage = cloud_tree.open(is_writer=True, bucket="not-there")
+    with pytest.raises(StorageUnavailable, match=rf"cannot write {cloud_tree.cloud.scheme}://not-there/.*/1/x\.blob: "):
+        storage.put("1/x.blob", b"data")
+
+
+def test_who_may_only_read_is_told_so_when_he_puts(cloud_tree: CloudTree) -> None:
+    if not cloud_tree.cloud.knows_rights:
+        return
+    cloud_tree.put(BLOBS)
+    with pytest.raises(StorageUnavailable, match=rf"cannot write {cloud_tree.name}/1/model\.bin: ") as failure:
+        cloud_tree.storage.put("1/model.bin", b"mine")
+    assert not isinstance(failure.value, BlobChanged | StorageInterrupted)
+    assert "\n" not in str(failure.value)
+    assert read(cloud_tree.storage, blob_of(cloud_tree.storage, "1/model.bin")) == BLOBS["1/model.bin"]
 
 
 def test_a_place_that_is_not_there_cannot_be_listed(tree: Tree) -> None:

@@ -37,6 +37,10 @@ class Tree(Protocol):
         """Let it be as if it had never been there."""
         ...
 
+    def writable(self) -> Storage:
+        """Open it anew as who may write."""
+        ...
+
 
 class MemoryTree:
     def __init__(self) -> None:
@@ -57,6 +61,9 @@ class MemoryTree:
 
         self._memory.before_list = fail
         self._memory.blobs.clear()
+
+    def writable(self) -> Storage:
+        return self._memory
 
 
 class LocalTree:
@@ -81,6 +88,9 @@ class LocalTree:
     def destroy(self) -> None:
         shutil.rmtree(self._root)
 
+    def writable(self) -> Storage:
+        return self.storage
+
 
 class Cloud(Protocol):
     """A bucket's server, and a client that reads it with the rights to read one bucket and no others."""
@@ -96,6 +106,10 @@ class Cloud(Protocol):
 
     def stranger(self, endpoint: str) -> dict[str, Any]:
         """Become somebody who has the right name and the wrong secret."""
+        ...
+
+    def writer(self, endpoint: str) -> dict[str, Any]:
+        """Become who may write, as whoever publishes models."""
         ...
 
     def put(self, key: str, data: bytes) -> None: ...
@@ -117,6 +131,9 @@ class S3Cloud:
 
     def stranger(self, endpoint: str) -> dict[str, Any]:
         return self._as(Credentials(self._server.reader.access_key, "not the secret", ""), endpoint)
+
+    def writer(self, endpoint: str) -> dict[str, Any]:
+        return self._as(self._server.admin, endpoint)
 
     def put(self, key: str, data: bytes) -> None:
         self._server.client().put_object(Bucket="models", Key=key, Body=data)
@@ -146,6 +163,9 @@ class GcsCloud:
     def stranger(self, endpoint: str) -> dict[str, Any]:
         raise NotImplementedError("fake-gcs-server lets everybody do everything")
 
+    def writer(self, endpoint: str) -> dict[str, Any]:
+        return self.options(endpoint)
+
     def put(self, key: str, data: bytes) -> None:
         self._server.put("models", key, data)
 
@@ -168,6 +188,10 @@ class AzureCloud:
         environ = self._server.reader_env("models", endpoint)
         return {"environ": {**environ, "AZURE_STORAGE_SAS_TOKEN": self._server.sas("somebodys")}}
 
+    def writer(self, endpoint: str) -> dict[str, Any]:
+        environ = self._server.reader_env("models", endpoint)
+        return {"environ": {**environ, "AZURE_STORAGE_SAS_TOKEN": self._server.sas("models", "rlcw")}}
+
     def put(self, key: str, data: bytes) -> None:
         self._server.put("models", key, data)
 
@@ -183,11 +207,24 @@ class CloudTree:
         self._client = client
         self.storage = self.open()
 
-    def open(self, *, bucket: str = "models", endpoint: str = "", is_stranger: bool = False, **changes: Any) -> Storage:
-        """Open it anew: elsewhere, through a proxy, as somebody who may not read it, or with other options."""
-        become = self.cloud.stranger if is_stranger else self.cloud.options
+    def open(
+        self,
+        *,
+        bucket: str = "models",
+        endpoint: str = "",
+        is_stranger: bool = False,
+        is_writer: bool = False,
+        **changes: Any,
+    ) -> Storage:
+        """Open it anew: elsewhere, through a proxy, as somebody else who may do less or more, or with other options."""
+        others = {is_stranger: self.cloud.stranger, is_writer: self.cloud.writer}
+        become = others.get(True, self.cloud.options)
         options = become(endpoint or self.cloud.endpoint) | {"client": self._client} | changes
         return open_storage(f"{self.cloud.scheme}://{bucket}/{self.prefix}", StorageOptions(**options))
+
+    def options(self, endpoint: str) -> StorageOptions:
+        """What it is opened with, by default."""
+        return StorageOptions(**self.cloud.options(endpoint), client=self._client)
 
     def put(self, blobs: Mapping[str, bytes]) -> None:
         with ThreadPoolExecutor(8) as pool:
@@ -200,6 +237,10 @@ class CloudTree:
         # A prefix cannot be missing; a bucket can.
         self.name = f"{self.cloud.scheme}://not-there/{self.prefix}"
         self.storage = self.open(bucket="not-there")
+
+    def writable(self) -> Storage:
+        # Where obstore writes nothing, that is found out as it is asked to.
+        return self.open(is_writer=True, client="auto" if self.cloud.scheme == "gs" else self._client)
 
 
 Param = Any

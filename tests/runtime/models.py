@@ -24,6 +24,7 @@ from tests.fakes import MemoryStorage
 
 openvino()
 # After that call, which keeps telemetry out.
+import openvino as ov  # noqa: E402
 from openvino import opset13 as ops  # noqa: E402
 
 F32 = {"INFERENCE_PRECISION_HINT": "f32"}
@@ -136,7 +137,7 @@ def save(model: Any, base: Path, version: int = 1) -> Path:
     """Save the model as a version below ``base``; return the version's directory."""
     directory = base / str(version)
     directory.mkdir(parents=True)
-    openvino().save_model(model, directory / "model.xml", compress_to_fp16=False)
+    ov.save_model(ov.Model(model), directory / "model.xml", compress_to_fp16=False)
     return directory
 
 
@@ -158,7 +159,8 @@ def version_at(base: Path, version: int = 1) -> ModelVersion:
 
 def version_in_bucket(base: Path, version: int = 1) -> ModelVersion:
     """The same, stored where it has to be fetched from."""
-    blobs = {path.relative_to(base).as_posix(): path.read_bytes() for path in (base / str(version)).iterdir()}
+    files = [path for path in (base / str(version)).rglob("*") if path.is_file()]
+    blobs = {path.relative_to(base).as_posix(): path.read_bytes() for path in files}
     return ModelRepository("model", MemoryStorage(blobs)).find(version)
 
 

@@ -14,6 +14,7 @@ from model_cache.disk import DiskCache
 from model_cache.errors import ModelCacheError
 from model_cache.policy import VersionPolicy
 from model_cache.repository import LISTING_TTL, ModelRepository, ModelVersion
+from model_cache.timeline import timeline
 from runtime.errors import InvalidRequest, SignatureNotFound
 from runtime.servable import LoadPhases, Servable, Tensors
 from runtime.server import ModelServer
@@ -30,6 +31,7 @@ class HalfPlusTwo:
     size = 1
     phases = LoadPhases(None, 0.25, 0.5)
     concurrency = 1
+    is_quick = False
 
     def __init__(self, version: int) -> None:
         self._version = version
@@ -164,6 +166,13 @@ def stage(*versions: int, **options: Any) -> Iterator[Stage]:
     finally:
         made.server.close()
         until(lambda: all(servable.is_closed for servable in made.loader.made))
+
+
+def finish_start() -> None:
+    """Have this process's first predict requests, whose answers say how long its start took, behind it."""
+    while timeline.is_fresh:
+        with timeline.predict():
+            pass
 
 
 def predict(server: ModelServer, version: int | None = None, name: str = NAME) -> tuple[int, list[float]]:

@@ -733,3 +733,13 @@ def test_a_part_may_be_empty(tmp_path: Path) -> None:
         x = np.ones((3, 2), np.float32)
         assert predict(servable, past=x, new=x)["y"].shape == (6, 2)
         assert predict(servable, past=x[:0], new=x)["y"].tolist() == x.tolist()
+
+
+def test_small_inputs_of_any_sizes_in_any_order_are_computed_with(tmp_path: Path) -> None:
+    large = np.arange(40_000, dtype=np.float32).reshape(-1, 2)
+    with models.serving(models.doubler(), tmp_path) as servable:
+        for x in (large[:1], large[1:2], large[2:5], large, large[5:6], large[::2][:3], large[3:4]):
+            given = x.copy()
+            (y,) = servable.predict(DEFAULT_SIGNATURE, {"x": x}).values()
+            np.testing.assert_array_equal(y, given * 2)
+            np.testing.assert_array_equal(x, given)

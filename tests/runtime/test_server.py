@@ -425,6 +425,19 @@ def test_a_newer_version_is_tried_again_after_a_while_or_if_the_clock_is_set_bac
         assert s.loader.loads == [1, 2, 2]
 
 
+def test_who_relies_on_no_clock_tries_a_newer_version_again_at_once() -> None:
+    with stage(1) as s:
+        assert predict(s.server) == (1, Y)
+        s.put(2)
+        s.loader.broken[2] = StorageUnavailable("no route")
+        assert predict(s.server) == (1, Y)
+        until(lambda: s.server.status(NAME)[0].state == State.END)
+        s.loader.broken.clear()
+        s.server.outdate()
+        until(lambda: predict(s.server) == (2, Y))
+        assert s.loader.loads == [1, 2, 2]
+
+
 def test_of_several_newer_versions_the_best_that_loads_serves() -> None:
     with stage(1) as s:
         assert predict(s.server) == (1, Y)

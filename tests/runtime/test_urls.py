@@ -25,6 +25,8 @@ TARGETS = [
     ("POST", "/v1/models/foo/labels/a%2Fb:regress", Target("regress", "foo", None, "a/b")),
     ("GET", "/v1/models/foo", Target("status", "foo", None, None)),
     ("GET", "/v1/models/foo/metadata", Target("metadata", "foo", None, None)),
+    ("GET", "/v1/coldstart", Target("coldstart", "", None, None)),
+    ("GET", "/v1/coldstart.svg", Target("coldstart.svg", "", None, None)),
     ("GET", "/v1/models/foo/versions/50", Target("status", "foo", 50, None)),
     ("GET", "/v1/models/foo/versions/50/metadata", Target("metadata", "foo", 50, None)),
     ("GET", "/v1/models/foo/labels/l", Target("status", "foo", None, "l")),

@@ -45,6 +45,7 @@ class Typed:
 
     size = 1
     concurrency = 1
+    is_quick = False
     phases = LoadPhases(None, 0.25, 0.5)
 
     def __init__(self, **inputs: tuple[Dtype, tuple[int, ...] | None]) -> None:
@@ -102,12 +103,12 @@ def put(base: Path, *records: bytes, data: bytes | None = None) -> Path:
     return base
 
 
-def load(base: Path, make: Callable[[int], Any] = Observed, *, iterations: int = 1, **options: bool) -> Any:
+def load(base: Path, make: Callable[[int], Any] = Observed, *, iterations: int = 1, **options: Any) -> Any:
     inner = VersionLoader(make)
     return load_with(inner, base, iterations=iterations, **options)
 
 
-def load_with(inner: VersionLoader, base: Path, *, iterations: int = 1, **options: bool) -> Any:
+def load_with(inner: VersionLoader, base: Path, *, iterations: int = 1, **options: Any) -> Any:
     flags = {"replays": True, "from_signature": False, **options}
     loader = WarmingLoader(inner, models.files_at(base), iterations=iterations, **flags)
     version = models.version_at(base)
@@ -328,3 +329,17 @@ def test_a_real_model_is_warmed_up(tmp_path: Path, caplog: pytest.LogCaptureFixt
         LoadFailed, match=r"^cannot warm up model/1: warm-up record 1 fails: .* cannot run these inputs"
     ):
         loader.load(models.version_at(tmp_path))
+
+
+@pytest.mark.parametrize("is_awaited", [True, False])
+def test_zeros_do_not_come_before_requests_that_wait(
+    is_awaited: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    servable = load(put(tmp_path), from_signature=True, is_awaited=lambda version: is_awaited)
+    assert bool(servable.asked) is not is_awaited
+    assert ("as requests wait" in "".join(logged(caplog))) is is_awaited
+
+
+def test_recorded_requests_come_before_those_that_wait(tmp_path: Path) -> None:
+    servable = load(put(tmp_path, predict_log(1, 2)), from_signature=True, is_awaited=lambda version: True)
+    assert len(servable.asked) == 1

@@ -1,0 +1,246 @@
+"""All that the ``decant`` command can be asked for: arguments, output, exit codes.
+
+What takes long to import is imported by the command that needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from handlers.cli import USAGE, serve_with
+from handlers.logs import configure_logging
+from handlers.settings import Settings, SettingsError, add_options, read_settings
+from model_cache.errors import ModelCacheError
+from runtime.errors import InferenceError
+
+FAILED = 1
+_PATIENCE = 24 * 3600.0
+_STORAGE_OPTIONS = ("s3_endpoint", "storage_client", "storage_anonymous")
+_ONE_SHOT_OPTIONS = ("cache_dir", *_STORAGE_OPTIONS, "log_level")
+_PULL_OPTIONS = (*_ONE_SHOT_OPTIONS, "disk_budget", "ready_marker")
+_PULL_ALL_OPTIONS = (*_PULL_OPTIONS, "model_config_file")
+_COMPILE_OPTIONS = (*_PULL_OPTIONS, "plugin_config")
+_CACHE_OPTIONS = ("cache_dir", "disk_budget")
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"Decant {version('decant')}\nOpenVINO backend {version('openvino')}")
+        parser.exit()
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Do what the arguments say; return the exit code."""
+    options = _parser(arguments[0]).parse_args(arguments)
+    try:
+        code: int = options.run(options)
+    except SettingsError as exc:
+        print(f"decant: {exc}; see decant {options.command} --help", file=sys.stderr)
+        return USAGE
+    except (ModelCacheError, InferenceError) as exc:
+        print(f"decant: {exc}", file=sys.stderr)
+        return FAILED
+    return code
+
+
+def _parser(asked: str) -> argparse.ArgumentParser:
+    """Return the parser, with the arguments of the command that is asked for; those of others take time for nothing."""
+    parser = _Parser(prog="decant", description="OpenVINO models, poured on demand.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print versions and exit")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (text, add_arguments) in _COMMANDS.items():
+        command = commands.add_parser(name, help=text)
+        if name == asked:
+            add_arguments(command)
+    return parser
+
+
+def _add_serve(command: argparse.ArgumentParser) -> None:
+    add_options(command)
+    command.set_defaults(run=_serve)
+
+
+def _add_predict(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", help="directory or URL of the model's versions, or http://HOST:PORT/v1/models/NAME")
+    command.add_argument("request", help="file with the JSON that a client would POST; - for standard input")
+    _add_one_shot_options(command)
+    command.set_defaults(run=_predict)
+
+
+def _add_inspect(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", help="directory or URL of the model's versions")
+    _add_one_shot_options(command)
+    command.set_defaults(run=_inspect)
+
+
+def _add_pull(command: argparse.ArgumentParser) -> None:
+    command.add_argument("models", nargs="*", metavar="model", help="directory or URL of the model's versions")
+    _add_version_option(command)
+    add_options(command, only=_PULL_ALL_OPTIONS)
+    command.set_defaults(run=_pull)
+
+
+def _add_compile(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", help="directory or URL of the model's versions")
+    _add_version_option(command)
+    command.add_argument("--output", default="", help="directory to write to; default: compiled/ beside the model")
+    command.add_argument("--cpus", type=float, help="CPUs that the servers may use; default: as many as this machine")
+    command.add_argument("--force", action="store_true", help="publish it even if importing is no quicker")
+    add_options(command, only=_COMPILE_OPTIONS)
+    command.set_defaults(run=_compile)
+
+
+def _add_cache_commands(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(dest="cache_command", required=True, metavar="COMMAND")
+    command = commands.add_parser("ls", help="list the versions, least recently used first")
+    add_options(command, only=_CACHE_OPTIONS)
+    command.set_defaults(run=_cache_ls)
+    command = commands.add_parser("rm", help="remove versions that nobody uses")
+    group = command.add_mutually_exclusive_group(required=True)
+    group.add_argument("--all", action="store_true", help="all of them")
+    group.add_argument("digests", nargs="*", default=[], metavar="digest", help="a version's digest, or its beginning")
+    add_options(command, only=("cache_dir",))
+    command.set_defaults(run=_cache_rm)
+    command = commands.add_parser("verify", help="read versions and compare them with what was fetched")
+    command.add_argument(
+        "digests", nargs="*", metavar="digest", help="a version's digest, or its beginning; default all"
+    )
+    add_options(command, only=("cache_dir",))
+    command.set_defaults(run=_cache_verify)
+
+
+_COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
+    "serve": ("serve a model over REST and gRPC; also what flags alone mean", _add_serve),
+    "predict": ("predict once, with a model or with a server that has it", _add_predict),
+    "inspect": ("show a model's versions, sizes and signatures", _add_inspect),
+    "pull": ("fetch models into the cache ahead: for an image, or an init container", _add_pull),
+    "compile": ("compile a model ahead, for servers to import, and publish that beside it", _add_compile),
+    "cache": ("show, check or remove what is in the cache directory", _add_cache_commands),
+}
+
+
+def _add_one_shot_options(parser: argparse.ArgumentParser) -> None:
+    _add_version_option(parser)
+    add_options(parser, only=_ONE_SHOT_OPTIONS)
+
+
+def _add_version_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--version", type=int, help="number of the version; default: the newest")
+
+
+def _serve(options: argparse.Namespace) -> int:
+    return serve_with(vars(options))
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from handlers.one_shot import predict
+
+    print(predict(_one_shot_settings(options), options.version, _read(options.request)).decode())
+    return 0
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from handlers.one_shot import describe
+
+    for line in describe(_one_shot_settings(options), options.version):
+        print(line)
+    return 0
+
+
+def _pull(options: argparse.Namespace) -> int:
+    from handlers.stock import pull
+
+    chosen = [_settings_of(model, options, _PULL_OPTIONS) for model in options.models]
+    if options.model_config_file or not chosen:
+        chosen.append(_settings(options, _PULL_ALL_OPTIONS))
+    for settings in chosen:
+        for line in pull(settings, options.version):
+            print(line, flush=True)
+    return 0
+
+
+def _compile(options: argparse.Namespace) -> int:
+    from handlers.compile import compile_ahead
+
+    done = True
+    for is_good, line in compile_ahead(
+        _settings_of(options.model, options, _COMPILE_OPTIONS),
+        options.version,
+        cpus=options.cpus,
+        output=options.output,
+        is_forced=options.force,
+    ):
+        print(line, flush=True)
+        done = done and is_good
+    return 0 if done else FAILED
+
+
+def _cache_ls(options: argparse.Namespace) -> int:
+    from handlers.stock import show
+
+    for line in show(_settings(options, _CACHE_OPTIONS)):
+        print(line)
+    return 0
+
+
+def _cache_rm(options: argparse.Namespace) -> int:
+    from handlers.stock import remove
+
+    done = True
+    for is_gone, line in remove(_settings(options, ("cache_dir",)), options.digests, all_of_them=options.all):
+        print(line)
+        done = done and is_gone
+    return 0 if done else FAILED
+
+
+def _cache_verify(options: argparse.Namespace) -> int:
+    from handlers.stock import verify
+
+    done = True
+    for is_whole, line in verify(_settings(options, ("cache_dir",)), options.digests):
+        print(line, flush=True)
+        done = done and is_whole
+    return 0 if done else FAILED
+
+
+def _one_shot_settings(options: argparse.Namespace) -> Settings:
+    return _settings_of(options.model, options, _ONE_SHOT_OPTIONS)
+
+
+def _settings_of(model: str, options: argparse.Namespace, names: Sequence[str]) -> Settings:
+    name = model.rstrip("/").rpartition("/")[2] or "model"
+    return _settings(options, names, model_name=name, model_path=model, model_config_file="")
+
+
+def _settings(options: argparse.Namespace, names: Sequence[str], **others: str) -> Settings:
+    # Progress is for servers' logs; here the answer is what is wanted, unless somebody asks for more. And whoever waits
+    # for it at a terminal says when it takes too long.
+    given = {name: getattr(options, name) for name in names}
+    # Nor is anything to be gained by an inference before the one inference there is.
+    defaults = {"enable_model_warmup": False, "enable_signature_warmup": False}
+    settings = read_settings({**given, **others}, {"log_level": "WARNING", "load_timeout": _PATIENCE, **defaults})
+    configure_logging(settings.log_level)
+    return settings
+
+
+def _read(request: str) -> bytes:
+    if request == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(request).read_bytes()
+    except OSError as exc:
+        raise SettingsError(f"cannot read the request {request}: {exc.strerror}") from exc

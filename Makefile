@@ -44,8 +44,9 @@ serve: $(VENV)/.installed  ## serve the bundled digits model and print a curl to
 	@echo ''
 	@exec $(BIN)/decant serve --model_name digits --model_path examples/digits --port $(GRPC_PORT) --rest_port $(PORT)
 
-test: setup  ## run the tests
-	@$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+# More at a time than there are processors here, as most of them wait; by file, as each has servers of its own.
+test: setup  ## run the tests; JOBS=1 for one at a time
+	@$(BIN)/python -m pytest --numprocesses $(or $(JOBS),3) --dist loadfile --cov --cov-report=term $(PYTEST_ARGS)
 
 fuzz: setup  ## feed the decoders what is nearly right, for MINUTES=10; what goes wrong is kept for the tests
 	@$(BIN)/python -m tests.runtime.codecs.fuzz --minutes $(or $(MINUTES),10)

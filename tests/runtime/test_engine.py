@@ -403,7 +403,7 @@ def is_in_use(files: DiskCache) -> bool:
     return not all(files.remove(entry) for entry in files.entries())
 
 
-@pytest.mark.parametrize("damage", DAMAGES.keys() - {removed_after_it_was_listed})
+@pytest.mark.parametrize("damage", [damage for damage in DAMAGES if damage is not removed_after_it_was_listed])
 def test_a_failed_load_gives_its_files_back(damage: Damage, tmp_path: Path) -> None:
     directory = models.save(models.weighty(), tmp_path)
     damage(directory / "model.xml", directory / "model.bin")

@@ -5,6 +5,8 @@ Numbers and names: tensorflow/core/framework/types.proto.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from runtime.signature import Dtype
@@ -39,13 +41,21 @@ def bfloat16() -> Dtype:
     return dtype
 
 
+# numpy takes microseconds to make a dtype's name, each time it is asked.
+@lru_cache(64)
+def name_of(dtype: Dtype) -> str:
+    """Return numpy's name."""
+    return dtype.name
+
+
 def tf_name(dtype: Dtype) -> str:
     """Return TensorFlow's name, or numpy's for what Decant does not carry."""
-    return _DTYPES[dtype.name][0] if dtype.name in _DTYPES else dtype.name
+    name = name_of(dtype)
+    return _DTYPES[name][0] if name in _DTYPES else name
 
 
 def tf_number(dtype: Dtype) -> int:
-    return _DTYPES[dtype.name][1]
+    return _DTYPES[name_of(dtype)][1]
 
 
 def from_tf_number(number: int) -> Dtype | None:
@@ -65,5 +75,5 @@ def is_float(dtype: Dtype) -> bool:
 
 
 def is_bfloat16(dtype: Dtype) -> bool:
-    # To numpy it is a structure without fields. Its name last, as numpy takes long to say one.
-    return dtype.kind == "V" and dtype.name == "bfloat16"
+    # To numpy it is a structure without fields.
+    return dtype.kind == "V" and name_of(dtype) == "bfloat16"

@@ -24,7 +24,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from runtime.codecs import schema, varints
-from runtime.codecs.dtypes import from_tf_number, is_string, tf_name, tf_number
+from runtime.codecs.dtypes import from_tf_number, is_string, name_of, tf_name, tf_number
 from runtime.errors import InvalidRequest
 from runtime.signature import MAX_RANK, MAX_REPEATED, STRING_COST, Dtype
 
@@ -145,7 +145,7 @@ def encode(array: NDArray[Any], proto: Any, tensor_content_from: int = 0) -> Non
         proto.tensor_content = array.tobytes()
     # An empty packed field is not written at all.
     elif array.size:
-        field = _FIELDS[array.dtype.name]
+        field = _FIELDS[name_of(array.dtype)]
         getattr(proto, field).append(_packed(array, field))
 
 
@@ -199,7 +199,7 @@ def _split(name: str, content: bytes, count: int) -> list[bytes]:
 
 def _numbers(name: str, proto: Any, dtype: Dtype, count: int) -> NDArray[Any]:
     """Return the values in the field of the dtype, at most as many as are wanted."""
-    field = _FIELDS[dtype.name]
+    field = _FIELDS[name_of(dtype)]
     # Floats of 16 bits are in the low ones of a varint.
     stored: Dtype = np.dtype(np.uint16) if field == "half_val" else dtype
     read = _fixed if field in _FIXED else _integers

@@ -1,4 +1,4 @@
-"""Every target of issue 5 with this machine's figures, as ``make bench`` prints it; plots and JSON beside it.
+"""Every target with this machine's figures, as ``make bench`` prints it; plots and JSON beside it.
 
 ``make bench BENCH_ARGS='--parts cold,warm --runs 3'`` takes less time. ``docs/performance.md`` says how each figure
 was got.
@@ -76,7 +76,7 @@ class Bench:
     def _with_s3(self, measure: Callable[[SeaweedFS], Findings]) -> Findings:
         with TemporaryDirectory(prefix="s3-", dir=self._directory) as home, seaweedfs(Path(home)) as s3:
             for task in self._tasks:
-                s3.put_tree(cold_start.BUCKET, task.model, task.disk)
+                cold_start.upload(task, s3)
             return measure(s3)
 
 

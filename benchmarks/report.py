@@ -14,7 +14,7 @@ Cell = str | float | int | None
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A target of the table of issue 5, and where we are."""
+    """A target, and where we are."""
 
     what: str
     figure: float

@@ -32,7 +32,7 @@ class Agreement:
     def __init__(self, patience: float) -> None:
         self._patience = patience
         self.config: bytes | None = None
-        """What was agreed on last: a ModelServerConfig."""
+        """What was agreed on last, as the parties say it among themselves."""
         self.deadline: float | None = None
         """When those that have said nothing are ended; None if nothing is under way."""
         self._count = 0
@@ -55,7 +55,7 @@ class Agreement:
         """Have all parties replace their models.
 
         Args:
-            content: a ModelServerConfig.
+            content: what to serve, as the parties say it among themselves.
             deadline: in seconds of the monotonic clock, when nobody waits any longer.
             parties: all there are.
             answer: called with whether they have, and if not with the error of one that could not, if one has said why.
@@ -95,7 +95,8 @@ class Agreement:
 
     def gone(self, party: Party) -> None:
         """Take note that a party has died; whoever takes its place begins with `config`."""
-        self.ended(party, self._count, is_done=False)
+        # What all have agreed on holds without it.
+        self.ended(party, self._count, is_done=self._is_agreed)
 
     def expire(self) -> None:
         """End those that have said nothing until the deadline."""

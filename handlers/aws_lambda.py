@@ -7,8 +7,16 @@ from handlers.logs import configure_logging
 from handlers.settings import initialization_type, read_settings
 
 _kind = initialization_type()
-# /tmp is all that can be written to, and only this function's environment sees it. Where a request waits for the model,
-# an inference to warm up with would only come before its own.
-_settings = read_settings({}, {"cache_dir": "/tmp/decant", "enable_signature_warmup": _kind in EAGER})
+_settings = read_settings(
+    {},
+    {
+        # All that can be written to.
+        "cache_dir": "/tmp/decant",
+        # It is this environment's alone, and goes with it: no later process would find what is kept there.
+        "keep_compiled": False,
+        # Where a request waits for the model, an inference to warm up with would only come before its own.
+        "enable_signature_warmup": _kind in EAGER,
+    },
+)
 configure_logging(_settings.log_level)
 handler = start(_settings, _kind)

@@ -139,7 +139,11 @@ def _engine_loader(
     from runtime.engine import OpenVinoLoader
 
     loader: Loader[ModelVersion, Servable] = OpenVinoLoader(
-        files, config, settings.nireq or None, keeps_compiled=settings.compiled_cache
+        files,
+        config,
+        settings.nireq or None,
+        uses_compiled=settings.compiled_cache,
+        keeps_compiled=settings.keep_compiled,
     )
     # What is around the engine is imported by who wants it, as all that takes time at a cold start.
     if settings.enable_model_warmup or settings.enable_signature_warmup:

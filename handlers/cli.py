@@ -11,11 +11,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from types import FrameType
 
+from handlers.exits import STOP_SIGNALS, USAGE
 from handlers.settings import SettingsError, read_flags, read_settings, worker_channel
 from model_cache.timeline import span, timeline
-
-USAGE = 64
-"""Exit code for a command line that makes no sense; from sysexits.h, as OpenVINO Model Server has it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,8 +60,8 @@ def serve_with(flags: Mapping[str, str | None]) -> int:
 
 def _heed_signals() -> None:
     """End at once on a signal, as long as there is nothing to drain; the server takes over when it listens."""
-    signal.signal(signal.SIGTERM, _exit_at_once)
-    signal.signal(signal.SIGINT, _exit_at_once)
+    for number in STOP_SIGNALS:
+        signal.signal(number, _exit_at_once)
 
 
 def _exit_at_once(number: int, frame: FrameType | None) -> None:

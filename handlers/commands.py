@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from handlers.cli import USAGE, serve_with
+from handlers.cli import serve_with
+from handlers.exits import USAGE
 from handlers.logs import configure_logging
 from handlers.settings import Settings, SettingsError, add_options, read_settings
 from model_cache.errors import ModelCacheError
@@ -98,7 +99,6 @@ def _add_compile(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", help="directory or URL of the model's versions")
     _add_version_option(command)
     command.add_argument("--output", default="", help="directory to write to; default: compiled/ beside the model")
-    command.add_argument("--cpus", type=float, help="CPUs that the servers may use; default: as many as this machine")
     command.add_argument("--force", action="store_true", help="publish it even if importing is no quicker")
     add_options(command, only=_COMPILE_OPTIONS)
     command.set_defaults(run=_compile)
@@ -180,7 +180,6 @@ def _compile(options: argparse.Namespace) -> int:
     for is_good, line in compile_ahead(
         _settings_of(options.model, options, _COMPILE_OPTIONS),
         options.version,
-        cpus=options.cpus,
         output=options.output,
         is_forced=options.force,
     ):

@@ -13,14 +13,22 @@ from handlers.build import open_disk_cache, open_repository
 from handlers.configuration import models_of
 from handlers.limits import cpu_room
 from handlers.properties import properties
-from handlers.settings import Settings
+from handlers.settings import Settings, SettingsError
 from handlers.stock import find
 from model_cache.compiled import DIRECTORY
 from model_cache.disk import Files
 from model_cache.errors import LoadFailed, StorageUnavailable
 from model_cache.local import LocalStorage
 from model_cache.repository import ModelVersion
-from runtime.compiled import DEFAULTS, CompiledFiles, CompiledModel, Unfit, can_be_exported, properties_of
+from runtime.compiled import (
+    DEFAULTS,
+    OWN_PROPERTIES,
+    CompiledFiles,
+    CompiledModel,
+    Unfit,
+    can_be_exported,
+    properties_of,
+)
 from runtime.compiler import compile_to_export, exported
 from runtime.engine import model_file, reason
 from runtime.openvino_core import openvino
@@ -31,22 +39,25 @@ _TIMEOUT = 600.0
 
 
 def compile_ahead(
-    settings: Settings, version: int | None, *, cpus: float | None, output: str, is_forced: bool
+    settings: Settings, version: int | None, *, output: str, is_forced: bool
 ) -> Iterator[tuple[bool, str]]:
     """Compile one version, or the newest; yield lines to show, each with whether all is well so far.
 
     Args:
-        cpus: that servers have; as many as there are here, if None.
         output: directory to write to, or empty to publish beside the model.
         is_forced: whether to publish what is no quicker to import.
 
     Raises:
-        SettingsError: the model's path is none.
+        SettingsError: the model's path or the output is none, or nothing is exported with such properties.
         ModelCacheError: the model cannot be had or compiled, or what was compiled cannot be written.
     """
     (model,) = models_of(settings)
+    if "://" in output:
+        raise SettingsError(f"--output is {output!r}; want a directory")
+    if own := (settings.plugin_config or {}).keys() & OWN_PROPERTIES:
+        raise SettingsError(f"plugin_config has {', '.join(sorted(own))}, with which nothing is compiled ahead")
     found = find(open_repository(model, settings), version)
-    given = properties(settings, cpu_room() if cpus is None else cpus)
+    given = properties(settings, cpu_room())
     config = {**DEFAULTS, **given}
     with open_disk_cache(settings, given).lease(found) as files:
         path = model_file(found, files.directory)
@@ -71,7 +82,9 @@ def _compiled(found: ModelVersion, files: Files, path: Path, config: Mapping[str
         raise LoadFailed(f"{found} cannot be compiled ahead: want an .xml with its .bin, have {path.name}")
     try:
         known = CompiledFiles(found, files, path, properties_of(config), openvino().get_version())
-        return exported(known, compile_to_export(path, config), 0.0, is_published=True)
+        # Before it is compiled: later, somebody may have put others in their place.
+        origin = known.origin()
+        return exported(known, compile_to_export(path, config), 0.0, origin)
     except (RuntimeError, Unfit) as exc:
         raise LoadFailed(f"cannot compile {found} from {path.name}: {reason(exc, files.directory)}") from exc
     except OSError as exc:
@@ -92,6 +105,8 @@ def _measured(compiled: CompiledModel, path: Path, config: Mapping[str, str]) ->
 def _seconds(path: Path, config: Mapping[str, str], file: Path | None) -> float:
     argv = [
         sys.executable,
+        # Or modules of the directory that we are in would come before ours.
+        "-P",
         "-m",
         "runtime.stopwatch",
         str(path),
@@ -105,6 +120,8 @@ def _seconds(path: Path, config: Mapping[str, str], file: Path | None) -> float:
     except subprocess.CalledProcessError as exc:
         last = exc.stderr.strip().splitlines()[-1:] or [f"exit code {exc.returncode}"]
         raise LoadFailed(f"{path.name} cannot be loaded in a process of its own: {last[0][:500]}") from exc
+    except OSError as exc:
+        raise LoadFailed(f"no process can be started to load {path.name} in: {exc.strerror}") from exc
     return float(done.stdout)
 
 

@@ -33,7 +33,7 @@ class Bridge:
         """
         self._loop = loop
         self._make = make
-        # Of the application, from the first request on.
+        # Of the application, from the first request on, or from the first after it could not be had.
         self._app: asyncio.Future[App] | None = None
 
     def answer(self, method: str, path: bytes, query: bytes) -> asyncio.Task[Answer]:
@@ -50,8 +50,10 @@ class Bridge:
 
     async def _imported(self) -> App:
         if self._app is None:
-            self._app = self._loop.create_future()
-            threading.Thread(target=self._import, args=(self._app,), name="import", daemon=True).start()
+            app = self._loop.create_future()
+            threading.Thread(target=self._import, args=(app,), name="import", daemon=True).start()
+            # Only now, as there may have been no thread to be had.
+            self._app = app
         return await self._app
 
     def _import(self, app: asyncio.Future[App]) -> None:
@@ -59,11 +61,16 @@ class Bridge:
         with suppress(RuntimeError):
             try:
                 made = self._make()
-            # Raised again for all who ask.
+            # Raised again for all who wait.
             except Exception as exc:  # noqa: BLE001
-                self._loop.call_soon_threadsafe(app.set_exception, exc)
+                self._loop.call_soon_threadsafe(self._fail, app, exc)
             else:
                 self._loop.call_soon_threadsafe(app.set_result, made)
+
+    def _fail(self, app: asyncio.Future[App], exc: Exception) -> None:
+        # Memory or descriptors may have been short: the next who asks has it tried again.
+        self._app = None
+        app.set_exception(exc)
 
 
 async def _ask(app: App, method: str, path: bytes, query: bytes) -> Answer:

@@ -10,9 +10,13 @@ Everything runs on the loop's thread, but for answers that take time: `Front.run
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
+import sys
+import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from math import inf
 from typing import NamedTuple, Protocol, cast
 
@@ -20,7 +24,7 @@ import httptools
 
 from runtime import urls
 from runtime.bodies import BODY_SILENCE, give_up_at, given_up
-from runtime.contract import Answer, Call, Contract
+from runtime.contract import Answer, Call, Contract, health
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +40,10 @@ _STRIDE = 4 << 10
 """Bytes that are parsed at once where there may be whole requests in them."""
 _CHUNK = 4 << 10
 """Bytes of a body from which they are an object of their own."""
+_TURN = 0.002
+"""Seconds for which requests that have come together are answered before other connections are looked at."""
+_HEADER = 256
+"""Bytes that a header counts as which is kept until its head has ended: objects take more than what is in them."""
 _SMALL = 64 << 10
 """Bytes of a body up to which copying it behind its head is cheaper than telling the system of two places."""
 
@@ -55,11 +63,13 @@ _PHRASES = {
     504: "Gateway Timeout",
     507: "Insufficient Storage",
 }
-_HEALTH = (b"/v2/health/live", b"/v2/health/ready")
-# What the contract looks at.
-_LOOKED_AT = ("accept-encoding", "content-encoding", "content-length", "expect", "origin")
+# What the contract looks at, and we.
+_LOOKED_AT = ("accept-encoding", "content-encoding", "content-length", "expect", "origin", "transfer-encoding")
 _NAMES = {name.encode(): name for name in _LOOKED_AT}
-_OF_UPGRADES = (b"connection", b"upgrade", b"http2-settings")
+# And what the parser does, should it read a head again.
+_KEPT = {*_NAMES, b"connection"}
+_OUTQ = 0x5411
+"""Linux's SIOCOUTQ: how many bytes of a socket its other end has not taken."""
 _TEXT = {"content-type": "text/plain; charset=utf-8"}
 _MALFORMED = "Invalid HTTP request received."
 _TOO_LARGE = f"the request line and headers are larger than {MAX_HEAD} bytes\n"
@@ -190,6 +200,11 @@ class Connection(asyncio.Protocol):
         # last answer. While either is so, nothing is parsed and nothing begun.
         self._is_running = False
         self._is_sending = False
+        # Whether other connections are looked at first, in which time nothing is either; and when that is to be.
+        self._is_yielding = False
+        self._turn_ends = 0.0
+        # Whether the client sends no more, and nothing more is to be read.
+        self._is_half_closed = False
         # The call whose answer is being sent: it is in flight until all of it is, as its answer is in memory.
         self._sent_call: Call | None = None
         # Whether this connection ends when what is being sent is, and whether there is more to come that is not wanted;
@@ -230,16 +245,22 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._is_ending:
             self._drop(len(data))
-        elif self._is_running or self._is_sending:
+        elif self._is_at_work():
             self._rest += data
             self._transport.pause_reading()
         else:
+            self._turn_ends = time.monotonic() + _TURN
             self._read(data)
+
+    def eof_received(self) -> bool:
+        """Keep the connection as long as something is owed to a client that sends no more."""
+        self._is_half_closed = True
+        return self._is_at_work()
 
     def pause_writing(self) -> None:
         self._is_sending = True
         self._began = self._heard = self._loop.time()
-        self._unsent = self._to_send = self._transport.get_write_buffer_size()
+        self._unsent = self._to_send = self._not_taken()
 
     def resume_writing(self) -> None:
         self._is_sending = False
@@ -262,7 +283,7 @@ class Connection(asyncio.Protocol):
             self._read_in_strides(memoryview(data))
 
     def _read_in_strides(self, data: memoryview) -> None:
-        while data and not (self._is_running or self._is_sending or self._is_ending):
+        while data and not self._has_to_wait():
             stride = self._stride()
             self._parse(data[:stride])
             data = data[stride:]
@@ -300,7 +321,7 @@ class Connection(asyncio.Protocol):
         method, version = self._parser.get_method(), self._parser.get_http_version()
         if method == b"CONNECT":
             return self._refuse(400, "CONNECT is for proxies.")
-        headers = [name + b": " + value for name, value in self._headers if name.lower() not in _OF_UPGRADES]
+        headers = [_without_upgrade(name, value) for name, value in self._headers]
         head = b"\r\n".join((b"%b %b HTTP/%b" % (method, self._url, version.encode()), *headers, b"", b""))
         self._new_parser()
         self._parse(head + rest)
@@ -337,8 +358,9 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         # Not the trailers of a body.
-        if self._incoming is None:
+        if self._incoming is None and name.lower() in _KEPT:
             self._headers.append((name, value))
+            self._unmade += _HEADER
 
     def on_headers_complete(self) -> None:
         parser = self._parser
@@ -349,8 +371,11 @@ class Connection(asyncio.Protocol):
         for name, value in self._headers:
             key = _NAMES.get(name.lower())
             if key:
-                text = value.decode("latin-1")
+                text = value.decode("latin-1").strip(" \t")
                 headers[key] = f"{headers[key]},{text}" if key in headers else text
+        if "content-length" in headers:
+            # Digits, or the parser would have refused it; of as many as Python takes for a number.
+            headers["content-length"] = headers["content-length"].lstrip("0") or "0"
         keeps_alive = parser.should_keep_alive()
         if parser.get_http_version() == "1.0":
             keeps_alive = False
@@ -381,12 +406,33 @@ class Connection(asyncio.Protocol):
 
     def _advance(self) -> None:
         """Do all that can be done with what has come."""
-        while self._requests and not (self._is_running or self._is_sending or self._is_ending):
+        while self._requests and not self._has_to_wait():
             request = self._requests[0]
             answer = request.refusal or (self._take(request) if request.is_begun else self._begin(request))
             if answer is None:
                 return
             self._send(request, answer)
+
+    def _has_to_wait(self) -> bool:
+        """Whether what there is to do is for later."""
+        if self._is_ending or self._is_at_work():
+            return True
+        if time.monotonic() < self._turn_ends:
+            return False
+        self._is_yielding = True
+        # As often as the loop finds something to read here it would do so before it turns to others.
+        self._transport.pause_reading()
+        self._loop.call_soon(self._begin_turn)
+        return True
+
+    def _is_at_work(self) -> bool:
+        """Whether there is something under way that ends with a look at what has come since."""
+        return self._is_running or self._is_sending or self._is_yielding
+
+    def _begin_turn(self) -> None:
+        self._is_yielding = False
+        if not self._transport.is_closing():
+            self._go_on()
 
     def _begin(self, request: _Request) -> Answer | None:
         request.is_begun = True
@@ -396,14 +442,19 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserInvalidURLError:
             request.keeps_alive = False
             return Answer(400, _TEXT, _MALFORMED.encode())
+        coding = request.headers.get("transfer-encoding", "chunked")
+        if coding.lower() != "chunked":
+            # What is in the chunks would be taken for the body.
+            request.keeps_alive = False
+            return Answer(501, _TEXT, b"Transfer-Encoding is not chunked alone")
         if urls.is_contract(path):
             call = self._front.contract.begin(request.method, path, request.headers)
             if isinstance(call, Answer):
                 return call
             request.call = call
             return self._take(request)
-        if path in _HEALTH and request.method in ("GET", "HEAD"):
-            return Answer(200 if path == _HEALTH[0] or self._front.is_ready() else 503, {}, b"")
+        if answer := health(request.method, path, self._front.is_ready):
+            return answer
         self._is_running = True
         self._front.answer_other(request.method, path, query, lambda answer: self._done(request, answer))
         return None
@@ -477,11 +528,17 @@ class Connection(asyncio.Protocol):
         """Go on with what has waited for the end of an answer."""
         if self._is_ending:
             return self._end() if not self._is_sending else None
+        self._turn_ends = time.monotonic() + _TURN
         self._advance()
-        if self._rest and not (self._is_running or self._is_sending or self._is_ending):
+        if self._rest and not self._has_to_wait():
             rest, self._rest = self._rest, b""
             self._read(rest)
-        if not self._rest and not self._is_ending:
+        if self._is_ending:
+            return
+        if self._is_half_closed:
+            if not self._is_at_work():
+                self._transport.close()
+        elif not self._rest and not self._is_yielding:
             self._transport.resume_reading()
 
     def _close_sent(self) -> None:
@@ -500,7 +557,7 @@ class Connection(asyncio.Protocol):
         self._is_ending = True
         has_more = self._is_refusing or self._incoming is not None or self._rest
         self._incoming, self._rest = None, b""
-        if not has_more or self._front.is_draining or self._transport.is_closing():
+        if not has_more or self._is_half_closed or self._front.is_draining or self._transport.is_closing():
             return self._transport.close()
         self._is_lingering = True
         self._transport.write_eof()
@@ -539,15 +596,27 @@ class Connection(asyncio.Protocol):
     def _until(self, now: float) -> float:
         """Return until when to wait."""
         if self._is_sending:
-            unsent = self._transport.get_write_buffer_size()
+            unsent = self._not_taken()
             if unsent < self._unsent:
                 self._unsent, self._heard = unsent, now
             return give_up_at(self._began, self._heard, self._to_send - unsent, self._front.timeouts.silence)
-        if self._is_running:
+        if self._is_running or self._is_yielding:
             return inf
         if self._incoming is not None:
             return give_up_at(self._began, self._heard, self._incoming.size, self._front.timeouts.silence)
         return self._began + (self._front.timeouts.keep_alive if self._is_idle else self._front.timeouts.head)
+
+    def _not_taken(self) -> int:
+        """Return how many bytes the client has not taken: of what is here, and of what the system has.
+
+        From whoever is slow it takes more no sooner than it is rid of a third of what it has, which may be megabytes.
+        """
+        waiting = self._transport.get_write_buffer_size()
+        # It may be gone.
+        with suppress(OSError):
+            descriptor = self._transport.get_extra_info("socket").fileno()
+            waiting += int.from_bytes(fcntl.ioctl(descriptor, _OUTQ, bytes(4)), sys.byteorder)
+        return waiting
 
     def _give_up(self) -> None:
         if self._is_sending:
@@ -562,6 +631,13 @@ class Connection(asyncio.Protocol):
 def _close(call: Call | None) -> None:
     if call is not None:
         call.close()
+
+
+def _without_upgrade(name: bytes, value: bytes) -> bytes:
+    # The parser looks at whether it is offered on this connection.
+    if name.lower() == b"connection":
+        value = b"close" if b"close" in value.lower() else b"keep-alive"
+    return name + b": " + value
 
 
 def _split(url: bytes) -> tuple[bytes, bytes]:

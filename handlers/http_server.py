@@ -16,6 +16,7 @@ from handlers.http_bridge import App, Bridge
 from handlers.http_protocol import TIMEOUTS, Connection, Timeouts
 from handlers.http_threads import Threads
 from handlers.ports import bind
+from model_cache.cache import close_elsewhere
 from runtime.contract import Answer, Contract, error
 from runtime.server import ModelServer
 
@@ -93,6 +94,8 @@ class HttpServer:
     def _serve(self) -> None:
         assert self._socket is not None
         asyncio.set_event_loop(self._loop)
+        # A quick request may be the last that uses a model.
+        close_elsewhere()
         try:
             self._loop.run_until_complete(self._front.serve(self._socket))
         finally:

@@ -31,7 +31,8 @@ def read_head(event: Any) -> Head | None:
     if not isinstance(context, dict):
         return None
     shape = _shape(event, context)
-    method = context.get("http", {}).get("method") if shape == "v2" else event.get("httpMethod")
+    http = context.get("http")
+    method = (http.get("method") if isinstance(http, dict) else None) if shape == "v2" else event.get("httpMethod")
     path = path_of(event)
     if shape is None or not isinstance(method, str) or not isinstance(path, str):
         return None
@@ -39,27 +40,31 @@ def read_head(event: Any) -> Head | None:
     return Head(shape, method, path.encode(errors="replace"))
 
 
-def is_http(event: Any) -> bool:
-    """Whether Mangum has an answer to an event: those with a head, or nearly so, and those of Lambda@Edge."""
-    if not isinstance(event, dict):
-        return False
-    context, records = event.get("requestContext"), event.get("Records")
-    if isinstance(context, dict):
-        return _shape(event, context) is not None
+def is_of_edge(event: Any) -> bool:
+    """Whether an event is one of Lambda@Edge, which have no head but are requests to Mangum."""
+    records = event.get("Records") if isinstance(event, dict) else None
     return isinstance(records, list) and bool(records) and isinstance(records[0], dict) and "cf" in records[0]
 
 
 def path_of(event: Event) -> Any:
     """Return the path as it was sent, where the event tells that."""
+    if is_of_edge(event):
+        return event["Records"][0]["cf"]["request"]["uri"]
     return event.get("rawPath") or event.get("path") or "/"
 
 
 def read_headers(event: Event, shape: Shape) -> dict[str, str]:
-    """Return the headers by lower-case name, several of one name joined by commas."""
-    if shape == "v2":
-        return {name.lower(): value for name, value in (event.get("headers") or {}).items()}
-    multiple = {name.lower(): ",".join(values) for name, values in (event.get("multiValueHeaders") or {}).items()}
-    return {name.lower(): value for name, value in (event.get("headers") or {}).items()} | multiple
+    """Return the headers by lower-case name, several of one name joined by commas.
+
+    Raises:
+        InvalidRequest: they are not what AWS sends, as in an event that somebody has written himself.
+    """
+    try:
+        single = {name.lower(): ",".join([value]) for name, value in (event.get("headers") or {}).items()}
+        multiple = event.get("multiValueHeaders") or {} if shape != "v2" else {}
+        return single | {name.lower(): ",".join(values) for name, values in multiple.items()}
+    except (AttributeError, TypeError) as exc:
+        raise InvalidRequest("the event's headers are not an object of texts, or of lists of them") from exc
 
 
 def read_body(event: Event) -> bytes:

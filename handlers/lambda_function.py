@@ -9,8 +9,8 @@ import sys
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from handlers.lambda_events import Head, is_http, path_of, read_body, read_head, read_headers, write
-from runtime.contract import Answer, Contract
+from handlers.lambda_events import Head, is_of_edge, path_of, read_body, read_head, read_headers, write
+from runtime.contract import Answer, Contract, health
 from runtime.errors import InvalidRequest
 from runtime.urls import is_contract
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from mangum import Mangum
     from starlette.types import Receive, Scope, Send
 
-_HEALTH = (b"/v2/health/live", b"/v2/health/ready")
 _PREDICT = b":predict"
 
 
@@ -45,10 +44,10 @@ class Function:
                 self._is_told = True
                 _tell(context)
             return result
-        if head and head.path in _HEALTH and head.method in ("GET", "HEAD"):
-            # Ready without a model, as every request brings what it needs.
-            return write(event, head, Answer(200, {}, b""))
-        if not is_http(event):
+        # Ready without a model, as every request brings what it needs.
+        if head and (state := health(head.method, head.path, lambda: True)):
+            return write(event, head, state)
+        if head is None and not is_of_edge(event):
             raise UnknownEvent(
                 f"the event is {_excerpt(event)}; want an HTTP request of a function URL, an HTTP API, a REST API or a "
                 "load balancer"
@@ -57,10 +56,10 @@ class Function:
 
     def _answer(self, event: Any, head: Head) -> Answer:
         try:
-            body = read_body(event)
+            headers, body = read_headers(event, head.shape), read_body(event)
         except InvalidRequest as exc:
             return self._contract.failed(head.method, head.path, exc)
-        return self._contract.answer(head.method, head.path, read_headers(event, head.shape), body)
+        return self._contract.answer(head.method, head.path, headers, body)
 
     @cached_property
     def _mangum(self) -> Mangum:

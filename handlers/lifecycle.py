@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
 from handlers.build import build_server, import_engine
 from handlers.configuration import models_of
+from handlers.exits import START_FAILED, STOP_SIGNALS
 from handlers.haste import in_haste
 from handlers.limits import memory_room
 from handlers.reload import Reload, start_all
@@ -35,13 +36,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-START_FAILED = 3
 REQUESTS_SHARE = 0.1
 """Of the memory there is, for the requests of all gRPC calls as they came; decoded they take several times that."""
 UPLOAD_TIMEOUT = 120.0
 """Seconds that a start waits for a model that is being uploaded meanwhile."""
 _UPLOAD_PAUSE = 1.0
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Front(Protocol):
@@ -84,7 +83,7 @@ def serve(settings: Settings, channel: int | None = None) -> NoReturn:
     try:
         with in_haste():
             with span("configure"):
-                models = models_of(settings) if worker is None else worker.models(settings)
+                models, told = (models_of(settings), None) if worker is None else worker.models(settings)
                 server = build_server(settings, models, processes)
             # First, as it takes longest: it lists and downloads while all else is imported. Then the engine, so that
             # it compiles, which needs no Python, while the fronts are.
@@ -92,7 +91,7 @@ def serve(settings: Settings, channel: int | None = None) -> NoReturn:
             args = (server, names, _is_vital(settings), events, worker)
             threading.Thread(target=_load, args=args, daemon=True).start()
             import_engine(loads_plugin=not all(model.is_in_place for model in server.repositories.values()))
-            reload = Reload(server, settings, models)
+            reload = Reload(server, settings, models, told)
             if worker is not None:
                 worker.follow(reload, lambda: events.put(Stop()))
             replace = reload if worker is None else worker.replace_models

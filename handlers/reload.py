@@ -37,21 +37,39 @@ class Reload:
         server: whose models are replaced.
         settings: what holds for all models.
         models: that the server has.
+        told: what the file that is watched said when a client had them replaced; None if that is what they are.
     """
 
-    def __init__(self, server: ModelServer, settings: Settings, models: Iterable[ModelConfig]) -> None:
+    def __init__(
+        self,
+        server: ModelServer,
+        settings: Settings,
+        models: Iterable[ModelConfig],
+        told: Sequence[ModelConfig] | None = None,
+    ) -> None:
         self._server = server
         self._settings = settings
         # Held for the whole of a replacement, its loads included, so that each begins with what the one before it has
-        # left. Guards the next two.
+        # left. Guards the next three.
         self._lock = threading.Lock()
         # What the server has.
         self._models = {model.name: model for model in models}
         # The new ones of the last replacement if that came to nothing: a first listing may still be under way.
         self._tried: dict[str, tuple[ModelConfig, ModelRepository]] = {}
-        self._first = list(self._models.values())
+        self._told: Sequence[ModelConfig] = list(self._models.values() if told is None else told)
 
-    def __call__(self, message: Any, deadline: float | None = None, agree: Callable[[], None] | None = None) -> None:
+    @property
+    def told(self) -> Sequence[ModelConfig]:
+        """What the file that is watched said when it was last used, or passed over for what a client has said since."""
+        return self._told
+
+    def __call__(
+        self,
+        message: Any,
+        deadline: float | None = None,
+        agree: Callable[[], None] | None = None,
+        told: Sequence[ModelConfig] | None = None,
+    ) -> None:
         """Serve what a ModelServerConfig says and nothing else, once what is new in it has been loaded.
 
         A model is new if its name or its base path is. If one cannot be loaded within the time that a request has for
@@ -61,6 +79,8 @@ class Reload:
             message: the ModelServerConfig.
             deadline: in seconds of the monotonic clock, when nobody waits any longer.
             agree: called once all is loaded and before anything is replaced; if it raises, all stays as it was.
+            told: what the file that is watched says where the client has said this, if that is another worker: all
+                are to take the same for news.
 
         Raises:
             InvalidRequest: it describes what cannot be.
@@ -69,7 +89,7 @@ class Reload:
             ModelCacheError: why a model cannot be loaded.
         """
         try:
-            self._replace(from_message(message), is_awaited=True, deadline=deadline, agree=agree)
+            self._replace(from_message(message), is_awaited=True, deadline=deadline, agree=agree, told=told)
         except SettingsError as exc:
             raise InvalidRequest(str(exc)) from exc
         except (LoadPending, CacheFull, Overloaded) as exc:
@@ -78,15 +98,16 @@ class Reload:
             raise DeadlineExceeded(f"the deadline passed, and the models stay as they are: {exc}") from exc
 
     def use(self, models: Sequence[ModelConfig]) -> None:
-        """Serve these models and no others from now on, and load what is new behind.
+        """Serve these models of the file and no others from now on, and load what is new behind.
 
-        A label that moves waits for its version to be loaded, and all else with it. A model whose base path changes
-        goes on as it was until the new one is loaded; one that cannot be loaded does not keep others from changing.
+        What a client has had replaced meanwhile stays, unless the file says something new. A label that moves waits
+        for its version to be loaded, and all else with it. A model whose base path changes goes on as it was until the
+        new one is loaded; one that cannot be loaded does not keep others from changing.
 
         Raises:
             SettingsError, PreconditionFailed, ModelCacheError: why all stays as it was.
         """
-        changed = self._replace(models, is_awaited=False)
+        changed = self._replace(models, is_awaited=False, told=models)
         if changed:
             threading.Thread(target=self._load_behind, args=(changed,), daemon=True).start()
 
@@ -95,25 +116,27 @@ class Reload:
 
         What cannot be used is one line in the log. What was wrong with the file itself is not tried again.
         """
-        seen, told, last = None, None, self._first
+        # What was in the file, which models those are unless it made no sense, and what was wrong.
+        seen: bytes | None = None
+        used: Sequence[ModelConfig] | None = None
+        complaint: tuple[bytes | None, type[Exception]] | None = None
         while not stopped.wait(seconds):
             content: bytes | None = None
             try:
                 content = read(path, self._settings.storage_options())
-                if content == seen:
+                # As one of several, this may have been told since that it is news.
+                if content == seen and used in (None, self._told):
                     continue
                 models = parse(path, content)
-                # What a client has had replaced meanwhile stays, unless the file says something new.
-                if models != last:
-                    self.use(models)
-                seen, told, last = content, None, models
+                self.use(models)
+                seen, used, complaint = content, models, None
             except (SettingsError, ModelCacheError, InferenceError) as exc:
                 if isinstance(exc, SettingsError):
-                    seen = content
+                    seen, used = content, None
                 # Not by its text, in which a store may have the number of each request.
-                if (content, type(exc)) != told:
+                if (content, type(exc)) != complaint:
                     logger.error("the models stay as they are: %s", exc)
-                told = (content, type(exc))
+                complaint = (content, type(exc))
             # Nobody waits for this thread, and the next change may be good.
             except Exception:
                 logger.exception("cannot use %s", path)
@@ -125,6 +148,7 @@ class Reload:
         is_awaited: bool,
         deadline: float | None = None,
         agree: Callable[[], None] | None = None,
+        told: Sequence[ModelConfig] | None = None,
     ) -> list[str]:
         """Replace the models; return the names of those that may have to be loaded."""
         now = time.monotonic()
@@ -133,6 +157,8 @@ class Reload:
         if not self._lock.acquire(timeout=max(0.0, until - now)):
             raise Overloaded("the models are being replaced by somebody else; try again later")
         try:
+            if not is_awaited and told == self._told:
+                return []
             before = self._server.repositories
             repositories = {model.name: self._repository(model, before) for model in models}
             new = [model.name for model in models if self._is_new(model)]
@@ -144,6 +170,7 @@ class Reload:
             self._server.configure(repositories, labels, afresh=new if is_awaited else ())
             self._models = {model.name: model for model in models}
             self._tried = {}
+            self._told = self._told if told is None else told
         finally:
             self._lock.release()
         logger.info("%d models are served now: %s", len(repositories), ", ".join(repositories)[:_MAX_NAMES])

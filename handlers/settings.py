@@ -306,6 +306,9 @@ class Settings:
     compiled_cache: bool = option(
         FLAG, True, "whether compiled models are used, from beside a model and from the cache directory, and kept there"
     )
+    keep_compiled: bool = option(
+        FLAG, True, "whether what is compiled here is kept in the cache directory, if compiled models are used"
+    )
     log_level: str = option(LEVEL, "INFO", LEVEL.wants)
     cache_dir: str = option(
         TEXT, str(Path(_temporary_directory(), f"decant-{os.geteuid()}")), "directory for downloads, made if missing"

@@ -9,10 +9,10 @@ import pickle
 import queue
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from handlers.channel import Channel
 from handlers.configuration import ModelConfig, from_message, models_of
@@ -22,8 +22,22 @@ from runtime.errors import InferenceError, Overloaded
 
 logger = logging.getLogger(__name__)
 
-Reload = Callable[[Any, float | None, Callable[[], None]], None]
-"""Message, deadline, and what is called once all is loaded: it returns if the models are to be replaced."""
+
+class Reload(Protocol):
+    @property
+    def told(self) -> Sequence[ModelConfig]:
+        """What the file that is watched said last."""
+        ...
+
+    def __call__(
+        self, message: Any, deadline: float | None, agree: Callable[[], None], told: Sequence[ModelConfig]
+    ) -> None:
+        """
+        Args:
+            agree: called once all is loaded: it returns if the models are to be replaced.
+            told: what the file says where the client has said this.
+        """
+        ...
 
 
 class Worker:
@@ -40,22 +54,27 @@ class Worker:
             os._exit(1)
         _, (self.number, self.count, self._config) = message
         self._all_are_loaded = threading.Event()
+        self._reload: Reload
         # What waits for an answer, by number. Each is put in and taken out by the one thread that asks.
         self._questions: dict[int, queue.SimpleQueue[tuple[bool, bytes | None]]] = {}
         self._numbers = itertools.count()
         # Whether to go on, for the one replacement that is under way at a time.
         self._verdicts: queue.SimpleQueue[tuple[int, bool]] = queue.SimpleQueue()
 
-    def models(self, settings: Settings) -> list[ModelConfig]:
-        """Return what the others serve, if a client has had that replaced, or what the settings name."""
-        if self._config is None:
-            return models_of(settings)
-        from runtime.codecs import schema
+    def models(self, settings: Settings) -> tuple[list[ModelConfig], Sequence[ModelConfig]]:
+        """Return what the others serve, if a client has had that replaced, or what the settings name.
 
-        return from_message(schema.ModelServerConfig.FromString(self._config))
+        And what the file said by then, after which it takes something new to be heeded.
+        """
+        if self._config is None:
+            models = models_of(settings)
+            return models, models
+        message, told = _unpacked(self._config)
+        return from_message(message), told
 
     def follow(self, reload: Reload, stop: Callable[[], None]) -> None:
         """Do what the supervisor says, in a thread; stop when it says so or has gone."""
+        self._reload = reload
         threading.Thread(target=self._follow, args=(reload, stop), name="worker", daemon=True).start()
 
     def wait_until_all_are_loaded(self) -> None:
@@ -73,7 +92,7 @@ class Worker:
         number = next(self._numbers)
         answer = self._questions[number] = queue.SimpleQueue()
         try:
-            self._channel.send("reload", number, message.SerializeToString(), deadline)
+            self._channel.send("reload", number, _packed(message, self._reload.told), deadline)
             # The supervisor sees to it that there is an answer in time.
             is_done, error = answer.get()
         except OSError as exc:
@@ -106,11 +125,10 @@ class Worker:
         stop()
 
     def _replace(self, reload: Reload, number: int, content: bytes, deadline: float | None) -> None:
-        from runtime.codecs import schema
-
         error: Exception | None = None
         try:
-            reload(schema.ModelServerConfig.FromString(content), deadline, partial(self._agree, number))
+            message, told = _unpacked(content)
+            reload(message, deadline, partial(self._agree, number), told)
         except (InferenceError, ModelCacheError) as exc:
             error = type(exc)(*exc.args)
         # The others wait for us, whatever it is.
@@ -134,3 +152,16 @@ class Worker:
                 return
             if of == number:
                 raise Overloaded("another worker could not load the models; they stay as they are")
+
+
+def _packed(message: Any, told: Sequence[ModelConfig]) -> bytes:
+    # Other mappings than dict cannot be pickled.
+    models = [model._replace(labels=dict(model.labels)) for model in told]
+    return pickle.dumps((message.SerializeToString(), models))
+
+
+def _unpacked(content: bytes) -> tuple[Any, list[ModelConfig]]:
+    from runtime.codecs import schema
+
+    message, told = pickle.loads(content)
+    return schema.ModelServerConfig.FromString(message), told

@@ -22,16 +22,14 @@ from typing import Any, NoReturn
 
 from handlers.agreement import Agreement
 from handlers.channel import Channel
+from handlers.exits import START_FAILED, STOP_SIGNALS, USAGE
 from handlers.limits import cpu_room
 from handlers.ports import hold
 from handlers.settings import Settings, environment_of_worker
 
 logger = logging.getLogger(__name__)
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-START_FAILED = 3
-"""Exit code of a worker that cannot start, and ours if workers keep dying."""
-_HOPELESS = (START_FAILED, 64)
+_HOPELESS = (START_FAILED, USAGE)
 PAUSES = (0.1, 0.3, 1.0, 3.0)
 """Seconds before a worker that has died is started anew, the first time and again. If none serves when it dies once
 more, all end; otherwise it is tried for ever."""
@@ -52,14 +50,15 @@ def supervise(settings: Settings) -> NoReturn:
     settings.require_ports()
     settings.require_workers()
     count = settings.workers or max(1, math.floor(cpu_room()))
-    code = START_FAILED
     try:
         ports = [hold(address, port) for address, port in settings.addresses()]
+    except OSError as exc:
+        logger.error("cannot start %d workers: %s", count, exc)
+        code = START_FAILED
+    else:
         code = _Supervisor(count, settings).run()
         for port in ports:
             port.close()
-    except OSError as exc:
-        logger.error("cannot start %d workers: %s", count, exc)
     logging.shutdown()
     os._exit(code)
 
@@ -73,10 +72,14 @@ class _Worker:
         self.pid = pid
         self.began = time.monotonic()
         self.is_loaded = False
+        self.is_over = False
+        """Whether it has been waited for. Whoever still knows it then has nobody to tell anything, nor to kill."""
         self.ends_by = math.inf
         """When it is killed if it has not ended, as there is nothing more to hear of it."""
 
     def tell(self, kind: str, *content: Any) -> None:
+        if self.is_over:
+            return
         try:
             self.channel.send(kind, *content)
         # It has died, which will be noticed, or it does not read what it is told.
@@ -85,8 +88,9 @@ class _Worker:
             self.kill()
 
     def kill(self) -> None:
-        # Nobody else can have its number, as it has not been waited for.
-        os.kill(self.pid, signal.SIGKILL)
+        # Until it has been waited for nobody else can have its number.
+        if not self.is_over:
+            os.kill(self.pid, signal.SIGKILL)
 
 
 class _Supervisor:
@@ -116,8 +120,12 @@ class _Supervisor:
         for stop in STOP_SIGNALS:
             signal.signal(stop, self._note)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
-        for number in range(1, self._count + 1):
-            self._start(number)
+        try:
+            for number in range(1, self._count + 1):
+                self._start(number)
+        except OSError as exc:
+            logger.error("cannot start %d workers: %s", self._count, exc)
+            self._stop(START_FAILED)
         while self._workers or (self._due and not self._is_stopping):
             for descriptor, _ in self._poll.poll(self._patience()):
                 if descriptor == awake.fileno():
@@ -146,7 +154,7 @@ class _Supervisor:
         # Not while models are being replaced: it would begin with those of before.
         if not self._is_stopping and self._agreement.deadline is None:
             for number in [number for number, due in self._due.items() if due <= now]:
-                self._start(number)
+                self._start_anew(number)
         if self._agreement.deadline is not None and self._agreement.deadline < now:
             self._agreement.expire()
 
@@ -160,14 +168,29 @@ class _Supervisor:
         first = min(times, default=math.inf)
         return None if first == math.inf else max(0.0, first - time.monotonic()) * 1000 + 1
 
+    def _start_anew(self, number: int) -> None:
+        del self._due[number]
+        try:
+            self._start(number)
+        # As when it dies: there may be processes, descriptors or memory again soon.
+        except OSError as exc:
+            self._lost(number, f"cannot be started: {exc}")
+
     def _start(self, number: int) -> None:
-        self._due.pop(number, None)
+        """
+        Raises:
+            OSError: the system gives no more of what a process needs.
+        """
         ours, theirs = socket.socketpair()
-        theirs.set_inheritable(True)
-        # The same command once more, which knows by this variable that it is one of several.
-        environ = environment_of_worker(theirs.fileno())
-        pid = os.posix_spawn(sys.executable, [sys.executable, *sys.orig_argv[1:]], environ)
-        theirs.close()
+        with theirs:
+            theirs.set_inheritable(True)
+            # The same command once more, which knows by this variable that it is one of several.
+            environ = environment_of_worker(theirs.fileno())
+            try:
+                pid = os.posix_spawn(sys.executable, [sys.executable, *sys.orig_argv[1:]], environ)
+            except OSError:
+                ours.close()
+                raise
         worker = self._workers[number] = _Worker(number, Channel(ours), pid)
         self._poll.register(ours, select.POLLIN)
         worker.tell("start", number, self._count, self._agreement.config)
@@ -232,6 +255,7 @@ class _Supervisor:
         with suppress(KeyError):
             self._poll.unregister(worker.channel.fileno())
         worker.channel.close()
+        worker.is_over = True
         self._agreement.gone(worker)
         if self._is_stopping:
             return
@@ -242,11 +266,15 @@ class _Supervisor:
             return
         if time.monotonic() - worker.began > SETTLED:
             self._deaths.pop(worker.number, None)
-        deaths = self._deaths[worker.number] = self._deaths.get(worker.number, 0) + 1
+        self._lost(worker.number, f"has died by {how}")
+
+    def _lost(self, number: int, how: str) -> None:
+        """Have another one started in its place, after a pause; or end all, if none of them serves."""
+        deaths = self._deaths[number] = self._deaths.get(number, 0) + 1
         if deaths > len(PAUSES) and not any(other.is_loaded for other in self._workers.values()):
-            logger.error("worker %d has died %d times in a row, now by %s; all end", worker.number, deaths, how)
+            logger.error("worker %d %s, time %d in a row; all end", number, how, deaths)
             self._stop(START_FAILED)
             return
         pause = PAUSES[deaths - 1] if deaths <= len(PAUSES) else _LONG_PAUSE
-        logger.error("worker %d has died by %s; another one starts in %.1f s", worker.number, how, pause)
-        self._due[worker.number] = time.monotonic() + pause
+        logger.error("worker %d %s; another one starts in %.1f s", number, how, pause)
+        self._due[number] = time.monotonic() + pause

@@ -137,6 +137,20 @@ _Admission = tuple[_Entry[K, T], list[_Entry[K, T]] | None]
 """An entry that is leased. If there is a list it is new, and to be loaded after those in the list are closed."""
 
 
+class _Here(threading.local):
+    """What is said of the thread that asks."""
+
+    is_not_to_wait = False
+
+
+_here = _Here()
+
+
+def close_elsewhere() -> None:
+    """Have what this thread would close be closed in another: that takes as long as it takes, and others wait here."""
+    _here.is_not_to_wait = True
+
+
 class _Place(NamedTuple, Generic[K]):
     """A caller's place in the queue for room."""
 
@@ -536,7 +550,7 @@ class ModelCache(Generic[K, T]):
     def _release(self, entry: _Entry[K, T]) -> None:
         with self._lock:
             unwanted = self._end_lease(entry)
-        if unwanted:
+        if unwanted and not (_here.is_not_to_wait and self._begin_closing(unwanted)):
             self._close(unwanted, "closing")
 
     def _end_lease(self, entry: _Entry[K, T]) -> list[_Entry[K, T]]:
@@ -547,6 +561,15 @@ class ModelCache(Generic[K, T]):
         unwanted = self._begin_close([entry] if entry.is_retired else [])
         self._call_queue()
         return unwanted
+
+    def _begin_closing(self, entries: list[_Entry[K, T]]) -> bool:
+        """Have a thread close these; return whether there is one."""
+        try:
+            threading.Thread(target=self._close, args=(entries, "closing"), name="close", daemon=True).start()
+        # The process may have no more threads.
+        except RuntimeError:
+            return False
+        return True
 
     def _close(self, entries: list[_Entry[K, T]], verb: str) -> None:
         for entry in entries:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import threading
 import time
 from collections import defaultdict
@@ -32,7 +31,6 @@ SETTLE = 5.0
 """Seconds for which a version must have stayed the same to be taken for whole."""
 REFRESH_TIMEOUT = 60.0
 """Seconds after which a listing under way is not counted on: threads of a frozen process stand still for hours."""
-_LONG_AGO = -math.inf
 
 
 class ServableId(NamedTuple):
@@ -110,6 +108,8 @@ class _Listing(NamedTuple):
     """Of the look that found it, or of a later one that failed."""
     since: float
     """The time from which on it is believed for a while."""
+    is_outdated: bool
+    """Whether it is believed no more, and what is found next is judged as at a start."""
     settled: Mapping[int, ModelVersion]
     """What is taken for whole, whatever the policy."""
     sightings: Mapping[int, _Sighting]
@@ -256,7 +256,9 @@ class ModelRepository:
         with self._lock:
             known, other._begun, other._expired = self._known, self._begun, self._expired
         if known:
-            other._known = other._listing(known.ticket, known.since, known.settled, known.sightings)
+            other._known = other._listing(
+                known.ticket, known.since, known.settled, known.sightings, is_outdated=known.is_outdated
+            )
         return other
 
     def outdate(self) -> None:
@@ -269,7 +271,7 @@ class ModelRepository:
             # Whatever a look that was under way meanwhile finds may be as old.
             self._look = None
             if self._known:
-                self._known = self._known._replace(since=_LONG_AGO)
+                self._known = self._known._replace(is_outdated=True)
 
     def reconnect(self, options: StorageOptions) -> None:
         """Let go of the storage's connections and credentials, as `Reconnects.reconnect`."""
@@ -284,9 +286,12 @@ class ModelRepository:
         """
         with self._lock:
             self._expired = self._begun
-            if gone and self._known and self._known.settled.get(gone.id.version) == gone:
-                settled = {number: version for number, version in self._known.settled.items() if version != gone}
-                self._known = self._listing(self._known.ticket, self._known.since, settled, self._known.sightings)
+            known = self._known
+            if gone and known and known.settled.get(gone.id.version) == gone:
+                settled = {number: version for number, version in known.settled.items() if version != gone}
+                self._known = self._listing(
+                    known.ticket, known.since, settled, known.sightings, is_outdated=known.is_outdated
+                )
 
     def _current(self, patience: float | None) -> _Listing:
         known = self._known
@@ -300,7 +305,7 @@ class ModelRepository:
         # What has just appeared is looked at again, even by who would not look for anything else.
         ttl = min(self._ttl, LISTING_TTL) if known.sightings else self._ttl
         # A clock that was set back must not prolong it.
-        return 0 <= self._clock() - known.since < ttl
+        return not known.is_outdated and 0 <= self._clock() - known.since < ttl
 
     def _await(self, patience: float | None) -> _Listing:
         with self._lock:
@@ -414,7 +419,7 @@ class ModelRepository:
         """Believe what is known, if anything is, for another while: a storage that fails is not asked all the time."""
         with self._lock:
             if self._known and self._known.ticket < ticket:
-                self._known = self._known._replace(ticket=ticket, since=self._clock())
+                self._known = self._known._replace(ticket=ticket, since=self._clock(), is_outdated=False)
             return self._known
 
     def _accept(self, ticket: int, found: Mapping[int, ModelVersion], begun: float, ended: float) -> _Listing:
@@ -455,7 +460,7 @@ class ModelRepository:
                 continue
             since = _seen_since(known.sightings.get(number), version, begun)
             has_stayed = since is not None and begun - since >= self._settle
-            if has_stayed or (known.since == _LONG_AGO and not _is_young(version, ended)):
+            if has_stayed or (known.is_outdated and not _is_young(version, ended)):
                 settled[number] = version
                 continue
             sightings[number] = _Sighting(version, ended if since is None else since)
@@ -464,12 +469,19 @@ class ModelRepository:
         return settled, sightings
 
     def _listing(
-        self, ticket: int, since: float, settled: Mapping[int, ModelVersion], sightings: Mapping[int, _Sighting]
+        self,
+        ticket: int,
+        since: float,
+        settled: Mapping[int, ModelVersion],
+        sightings: Mapping[int, _Sighting],
+        *,
+        is_outdated: bool = False,
     ) -> _Listing:
         offers, candidates = self._policy.offers, self._policy.candidates
         return _Listing(
             ticket=ticket,
             since=since,
+            is_outdated=is_outdated,
             settled=settled,
             sightings=sightings,
             versions={number: settled[number] for number in offers(settled.keys())},
@@ -481,7 +493,7 @@ class ModelRepository:
 def _is_young(version: ModelVersion, now: float) -> bool:
     # On either side: the store's clock may be ahead of ours. No date at all is 1970.
     # What is compiled of a version comes when that has long been there.
-    return any(abs(now - blob.modified) < SETTLE for blob in version.blobs if blob not in version.compiled)
+    return any(abs(now - blob.modified) < SETTLE for blob in set(version.blobs).difference(version.compiled))
 
 
 def _seen_since(sighting: _Sighting | None, version: ModelVersion, now: float) -> float | None:

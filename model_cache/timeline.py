@@ -28,7 +28,9 @@ MAX_SPANS_OF_LOAD = 32
 MAX_LOADS = 16
 """Loads after the start that are kept, the last ones."""
 FIRST_PREDICTS = 3
-"""Predict requests that are recorded: the first one pays for what the others do not."""
+"""Predict requests that are recorded until as many are answered: the first one pays for what the others do not."""
+FAILED_PREDICTS = 10
+"""Of those that fail, how many stay recorded: anybody can send them, and the first answer is to have its place."""
 _PLAUSIBLE_START = 60 * 10**9
 """Nanoseconds. A process that is older when our first line runs has had another life before."""
 
@@ -49,6 +51,12 @@ class Record:
                 self.spans.append(span)
             else:
                 self.dropped += 1
+
+    def remove(self, span: Span) -> None:
+        """Remove a span with what its thread has recorded since it began."""
+        with self._lock:
+            # Not in place, as others may be reading.
+            self.spans = [one for one in self.spans if one.thread != span.thread or one.begin < span.begin]
 
     def put(self, name: str, begin: int, end: int, **facts: Fact) -> Span:
         """Record what is over already."""
@@ -143,7 +151,7 @@ class _Predict(Span):
         self._here.lapped = None
         super().__exit__(kind)
         status = self.facts.get("status", 0)
-        self._timeline._end_predict(is_good=kind is None and isinstance(status, int) and status < 400)
+        self._timeline._end_predict(self, is_good=kind is None and isinstance(status, int) and status < 400)
 
 
 class _Here(threading.local):
@@ -174,6 +182,7 @@ class Timeline:
         self._loads: deque[Record] = deque(maxlen=MAX_LOADS)
         self._is_ready = False
         self._predicts = 0
+        self._failures = 0
         self._under_way = 0
         self._is_answered = False
         # The start, while it is open.
@@ -218,11 +227,14 @@ class Timeline:
             self._here.lapped = now = time.perf_counter_ns()
             self.start.put(name, since, now)
 
-    def _end_predict(self, *, is_good: bool) -> None:
+    def _end_predict(self, predict: _Predict, *, is_good: bool) -> None:
         with self._lock:
             self._under_way -= 1
-            self._predicts += 1
+            self._predicts += is_good
+            self._failures += not is_good
             self._is_answered = self._is_answered or is_good
+            if not is_good and self._failures > FAILED_PREDICTS:
+                self.start.remove(predict)
             self.is_fresh = self._predicts < FIRST_PREDICTS
             self._close_if_over()
 

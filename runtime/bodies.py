@@ -61,7 +61,7 @@ class Bodies:
 
 
 class Admission:
-    """One of the requests in flight. Closed once, by hand or by a with block, which gives its `Take`."""
+    """One of the requests in flight, until it is closed, once."""
 
     __slots__ = ("_bodies", "taken")
 
@@ -75,12 +75,6 @@ class Admission:
 
     def close(self) -> None:
         self._bodies._release(self)
-
-    def __enter__(self) -> Take:
-        return self.take
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def too_large(max_body: int) -> PayloadTooLarge:

@@ -16,7 +16,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,7 +39,11 @@ _MAX_HEADER = 16 << 10
 _RACY = 2.0
 """Seconds. A file that was changed later than this before we looked may change again and keep its times."""
 _READ = 1 << 20
-_OWN_PROPERTIES = ("CACHE_DIR", "CACHE_MODE", "WEIGHTS_PATH", "ENABLE_WEIGHTLESS")
+OWN_PROPERTIES = frozenset({"CACHE_DIR", "CACHE_MODE", "WEIGHTS_PATH", "ENABLE_WEIGHTLESS"})
+"""With which OpenVINO is told to do other things."""
+# Who imports a model gives it threads of his own: it is the same model, and as quick, whoever has compiled it with how
+# many.
+_OF_THE_PROCESS = ("INFERENCE_NUM_THREADS", "ENABLE_CPU_PINNING")
 
 
 class Unfit(Exception):
@@ -100,6 +104,9 @@ def read(path: Path) -> CompiledModel:
     Raises:
         Unfit: it is no compiled model of ours, or not as it was written.
     """
+    # To open a pipe would be to wait for who writes to it.
+    if not path.is_file():
+        raise Unfit("it is no file")
     try:
         with path.open("rb", buffering=0) as file:
             data = file.read(MAX_SIZE + 1)
@@ -133,11 +140,8 @@ def _header(line: bytes) -> Header:
 
 
 def properties_of(config: Mapping[str, str]) -> dict[str, str]:
-    """Return what makes models that are compiled with these properties what they are on this machine."""
-    if "INFERENCE_NUM_THREADS" in config:
-        return dict(config)
-    # As many threads as processors then, and what OpenVINO makes of a model may depend on that.
-    return {**config, "processors": str(_processors())}
+    """Return which of these properties make models that are compiled with them what they are."""
+    return {name: value for name, value in config.items() if name not in _OF_THE_PROCESS}
 
 
 def beginning_of(properties: Mapping[str, str]) -> str:
@@ -207,23 +211,31 @@ class CompiledFiles:
         data = CompiledModel(header, compiled.blob).to_bytes()
         cache_directory.keep_compiled(self._version, header.name, data)
 
-    def new(self, blob: bytes, requirements: str, seconds: float, *, is_published: bool = False) -> CompiledModel:
+    def origin(self) -> Origin:
+        """Return what the model's files are, as it is told to all; a model that is read in place is read for it."""
+        return Origin(_digest_of(self._xml), self._stamp.size, self._read_checksum())
+
+    def new(self, blob: bytes, requirements: str, seconds: float, origin: Origin | None = None) -> CompiledModel:
         """Return what OpenVINO has exported of this version, as it is told to this machine's or to all.
 
         Args:
             requirements: as OpenVINO says.
             seconds: that compiling took.
+            origin: what the files were before that, if it is told to all.
 
         Raises:
-            Unfit: it is too large to be of use.
+            Unfit: it is too large to be of use, or nobody knows what it was made of, as the files have changed.
         """
         if len(blob) > MAX_SIZE - _MAX_HEADER:
             raise Unfit(f"it has {len(blob)} bytes; want no more than {MAX_SIZE - _MAX_HEADER}")
+        # Read again, as files may change twice within a tick of the clock that their times are taken from.
+        if origin is not None and not (self.is_unchanged() and self.origin() == origin):
+            raise Unfit("the model's files have changed meanwhile")
         header = Header(
             openvino=self._openvino,
             requirements=requirements,
             properties=self._properties,
-            origin=self._origin(self._checksum if is_published else self._weights_as_kept()),
+            origin=origin or self._origin(self._weights_as_kept()),
             compile_seconds=seconds,
             size=len(blob),
             sha256=hashlib.sha256(blob).hexdigest(),
@@ -254,10 +266,13 @@ class CompiledFiles:
 
     @cached_property
     def _digest(self) -> str:
-        return hashlib.sha256(self._xml.read_bytes()).hexdigest()
+        return _digest_of(self._xml)
 
     @cached_property
     def _checksum(self) -> str:
+        return self._read_checksum()
+
+    def _read_checksum(self) -> str:
         manifest = None if self._is_in_place else read_manifest(self._files.directory)
         found = manifest.crc32c(self.weights.name) if manifest else None
         return f"crc32c:{_crc32c(self.weights) if found is None else found:08x}"
@@ -277,11 +292,11 @@ class _Stamp(NamedTuple):
 
 
 def can_be_exported(model: Path, config: Mapping[str, str]) -> bool:
-    """Whether a model is one that is imported again without its weights, and OpenVINO is not told to do other things.
+    """Whether a model is one that is imported again without its weights, and there are no `OWN_PROPERTIES`.
 
     Of an ONNX model it would export what it cannot import: there is no .bin to find the weights in.
     """
-    return model.suffix == ".xml" and model.with_suffix(".bin").is_file() and not config.keys() & {*_OWN_PROPERTIES}
+    return model.suffix == ".xml" and model.with_suffix(".bin").is_file() and not config.keys() & OWN_PROPERTIES
 
 
 def _which(found: os.stat_result) -> str:
@@ -298,6 +313,10 @@ def _paths(directory: Path, beginning: str) -> list[Path]:
     return found[: 2 * MAX_COUNT]
 
 
+def _digest_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _crc32c(path: Path) -> int:
     # Only now: what is compiled is looked at behind the first requests, or where there is something to compare.
     import google_crc32c
@@ -307,14 +326,6 @@ def _crc32c(path: Path) -> int:
         while data := file.read(_READ):
             crc32c = google_crc32c.extend(crc32c, data)
     return crc32c
-
-
-@cache
-def _processors() -> int:
-    # Not everywhere.
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _release(openvino: str) -> str:

@@ -15,7 +15,7 @@ from model_cache.disk import DiskCache, Files
 from model_cache.errors import ModelCacheError
 from model_cache.repository import ModelVersion
 from model_cache.timeline import span
-from runtime.compiled import DEFAULTS, CompiledFiles, CompiledModel, Unfit, can_be_exported, properties_of
+from runtime.compiled import DEFAULTS, CompiledFiles, CompiledModel, Origin, Unfit, can_be_exported, properties_of
 from runtime.openvino_core import DEVICE, core, openvino
 
 logger = logging.getLogger(__name__)
@@ -40,17 +40,20 @@ class Compiler:
         files: DiskCache,
         config: Mapping[str, str] | None,
         *,
+        uses_compiled: bool,
         keeps_compiled: bool,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """
         Args:
             config: OpenVINO's properties.
-            keeps_compiled: whether files with compiled models are made and used.
+            uses_compiled: whether compiled models are imported, from wherever they are.
+            keeps_compiled: whether some are made for later processes; they must be used, too.
         """
         self._files = files
         self._config = {**DEFAULTS, **(config or {})}
-        self._keeps_compiled = keeps_compiled
+        self._uses_compiled = uses_compiled
+        self._keeps_compiled = uses_compiled and keeps_compiled
         self._clock = clock
 
     def make(self, version: ModelVersion, files: Files, path: Path) -> Made:
@@ -61,6 +64,10 @@ class Compiler:
         Raises:
             RuntimeError: OpenVINO cannot read or compile it.
         """
+        made = self._make(version, files, path)
+        return made if self._keeps_compiled else made._replace(keep=None)
+
+    def _make(self, version: ModelVersion, files: Files, path: Path) -> Made:
         known = self._known(version, files, path)
         if known is None:
             return Made(self._compile(version, path)[0], is_imported=False)
@@ -74,11 +81,11 @@ class Compiler:
             if model is not None:
                 keep = self._what_an_import_told(known, found, time.perf_counter() - began, is_kept=is_kept)
                 return Made(model, is_imported=True, keep=keep)
-        model, seconds = self._compile(version, path, is_exported=True)
+        model, seconds = self._compile(version, path, is_exported=self._keeps_compiled)
         return Made(model, is_imported=False, keep=partial(self._keep, known, lambda: exported(known, model, seconds)))
 
     def _known(self, version: ModelVersion, files: Files, path: Path) -> CompiledFiles | None:
-        if not self._keeps_compiled or not can_be_exported(path, self._config):
+        if not self._uses_compiled or not can_be_exported(path, self._config):
             return None
         try:
             properties = properties_of(self._config)
@@ -154,13 +161,13 @@ def import_model(blob: bytes, weights: Path, config: Mapping[str, str]) -> Any:
     return core().import_model(tensor, DEVICE, {**config, **_WEIGHTLESS, "WEIGHTS_PATH": str(weights)})
 
 
-def exported(known: CompiledFiles, model: Any, seconds: float, *, is_published: bool = False) -> CompiledModel:
+def exported(known: CompiledFiles, model: Any, seconds: float, origin: Origin | None = None) -> CompiledModel:
     """Export a model that took so many seconds to compile.
 
     Raises:
         RuntimeError: OpenVINO cannot.
-        Unfit: it is too large.
+        Unfit: as `CompiledFiles.new`.
     """
     # The interpreter is free meanwhile.
     blob: bytes = model.export_model().getvalue()
-    return known.new(blob, model.get_property(_REQUIREMENTS), seconds, is_published=is_published)
+    return known.new(blob, model.get_property(_REQUIREMENTS), seconds, origin)

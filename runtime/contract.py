@@ -10,6 +10,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import orjson
@@ -17,9 +18,11 @@ import orjson
 from model_cache.timeline import timeline
 from runtime import encodings, urls
 from runtime.bodies import Admission, Bodies, too_large
+from runtime.codecs import json_answer
 from runtime.codecs.model_json import encode_inventory, encode_metadata, encode_status
 from runtime.errors import DeadlineExceeded, InvalidRequest
-from runtime.predict import classify_json, predict_json, regress_json
+from runtime.predict import classify_json, infer_json, predict_json, regress_json
+from runtime.servable import Tensors
 from runtime.server import ModelServer
 from runtime.status import KNOWN, http_status_of, is_ours, public_message
 
@@ -27,9 +30,13 @@ logger = logging.getLogger(__name__)
 
 QUICK_BODY = 16 << 10
 """Bytes of a body that may be read where others wait for it."""
+QUICK_OUTPUTS = 16 << 10
+"""Bytes of outputs that may be written where others wait for it; as JSON they are some five times that."""
 QUICK_PATIENCE = 0.005
 """Seconds that others wait at most for a model that has been quick so far."""
 
+HEALTH = (b"/v2/health/live", b"/v2/health/ready")
+"""KServe's paths, beside the contract's."""
 _INFERENCES: Mapping[str, Callable[..., bytes]] = {
     "predict": predict_json,
     "classify": classify_json,
@@ -147,7 +154,18 @@ class Contract:
 class Call:
     """A request of ``/v1/`` from its head to its answer, in flight until `close`. Used by one thread at a time."""
 
-    __slots__ = ("_accepted", "_admission", "_coding", "_contract", "_headers", "_method", "_path", "_target", "size")
+    __slots__ = (
+        "_accepted",
+        "_admission",
+        "_coding",
+        "_contract",
+        "_encode",
+        "_headers",
+        "_method",
+        "_path",
+        "_target",
+        "size",
+    )
 
     def __init__(
         self,
@@ -166,6 +184,8 @@ class Call:
         self._admission = admission
         self._accepted = headers.get("accept-encoding", "")
         self._coding = ""
+        # What is left to do of a request that was quick and has a large answer.
+        self._encode: Callable[[], bytes] | None = None
         self.size = 0
         """Bytes of the body that have come."""
 
@@ -211,7 +231,7 @@ class Call:
             return self.failed(exc)
 
     def answer_if_quick(self, body: bytes) -> Answer | None:
-        """Answer a request to a model that is quick, without waiting; None if it is for `answer`."""
+        """Answer a request to a model that is quick, without waiting; None if it, or the rest, is for `answer`."""
         target, server = self._target, self._contract.server
         if target.verb != "predict" or self._coding or len(body) > QUICK_BODY or timeline.is_fresh:
             return None
@@ -219,7 +239,16 @@ class Call:
             if not server.is_quick(target.name, target.version, target.label):
                 return None
             deadline = time.monotonic() + QUICK_PATIENCE
-            content = predict_json(server, target.name, target.version, body, label=target.label, deadline=deadline)
+            outputs, is_row = infer_json(
+                server, target.name, target.version, body, label=target.label, deadline=deadline
+            )
+            if not _are_small(outputs):
+                self._encode = partial(json_answer.encode, outputs, is_row)
+                return None
+            content = json_answer.encode(outputs, is_row)
+            if encodings.choose(self._accepted, len(content)):
+                self._encode = lambda: content
+                return None
             return self._contract.ok(content, self._accepted)
         # It was not, this time.
         except DeadlineExceeded:
@@ -235,6 +264,8 @@ class Call:
 
     def _infer(self, body: bytes) -> Answer:
         contract, target = self._contract, self._target
+        if self._encode is not None:
+            return contract.ok(self._encode(), self._accepted)
         if self._coding:
             body = encodings.inflate(body, self._coding, contract.bodies.max_body, self._admission.take)
         infer = _INFERENCES[target.verb]
@@ -265,6 +296,18 @@ class Call:
         return contract.ok(_look(contract.server, target), self._accepted)
 
 
+def health(method: str, path: bytes, is_ready: Callable[[], bool]) -> Answer | None:
+    """Answer a question about health; return None if it is none.
+
+    Args:
+        path: as it was sent, without its query.
+        is_ready: whether everything is up that must be before traffic comes.
+    """
+    if path not in HEALTH or method not in ("GET", "HEAD"):
+        return None
+    return Answer(200 if path == HEALTH[0] or is_ready() else 503, {}, b"")
+
+
 def error(status: int, message: str) -> Answer:
     # JSON has no surrogates, which a message may quote.
     body = orjson.dumps({"error": message.encode(errors="replace").decode()})
@@ -282,10 +325,19 @@ def _look(server: ModelServer, target: urls.Target) -> bytes:
         return encode_metadata(target.name, lease.id.version, lease.servable.signatures)
 
 
+def _are_small(outputs: Tensors) -> bool:
+    arrays = outputs.values()
+    # Strings are as long as they are, beside their array.
+    return sum([array.nbytes for array in arrays]) <= QUICK_OUTPUTS and (
+        sum([len(text) for array in arrays if array.dtype.hasobject for text in array.ravel()]) <= QUICK_OUTPUTS
+    )
+
+
 def _check_length(declared: str, max_body: int) -> None:
     if not declared.isdecimal():
         raise InvalidRequest(f"Content-Length is {declared[:20]!r}; want a number of bytes")
-    if int(declared[:20]) > max_body:
+    # Python takes no number of any length.
+    if int(declared.lstrip("0")[:20] or "0") > max_body:
         raise too_large(max_body)
 
 

@@ -81,6 +81,7 @@ class OpenVinoLoader:
         requests: int | None = None,
         *,
         pool_timeout: float = POOL_TIMEOUT,
+        uses_compiled: bool = False,
         keeps_compiled: bool = False,
         quiet: float = QUIET,
         clock: Callable[[], float] = time.time,
@@ -89,12 +90,14 @@ class OpenVinoLoader:
         Args:
             config: OpenVINO's properties.
             requests: infer requests of each model; None for as many as OpenVINO says are best.
-            keeps_compiled: whether compiled models are kept in the cache directory, and imported from there or from
-                beside the model.
+            uses_compiled: whether compiled models are imported, from the cache directory or from beside the model.
+            keeps_compiled: whether they are kept in the cache directory, if they are used.
             quiet: seconds after a model's first answer that it is left alone.
         """
         self._files = files
-        self._compiler = Compiler(files, config, keeps_compiled=keeps_compiled, clock=clock)
+        self._compiler = Compiler(
+            files, config, uses_compiled=uses_compiled, keeps_compiled=keeps_compiled, clock=clock
+        )
         self._quiet = quiet
         self._requests = requests
         self._pool_timeout = pool_timeout
@@ -195,7 +198,8 @@ class OpenVinoServable:
 
     @property
     def is_quick(self) -> bool:
-        return self._pace < _QUICK and self._requests.has_idle
+        # One that runs may keep the threads that another would run on.
+        return self._pace < _QUICK and self._requests.is_idle
 
     def predict(self, signature_name: str, inputs: Tensors, deadline: float | None = None) -> Tensors:
         if signature_name != DEFAULT_SIGNATURE:

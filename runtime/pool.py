@@ -18,12 +18,13 @@ class Pool(Generic[T]):
         # Guards the two below, of which one is empty at any time.
         self._lock = threading.Lock()
         self._idle = list(things)
+        self._count = len(self._idle)
         self._waiting: deque[queue.SimpleQueue[T]] = deque()
 
     @property
-    def has_idle(self) -> bool:
-        """Whether somebody who came now would get one at once."""
-        return bool(self._idle)
+    def is_idle(self) -> bool:
+        """Whether nobody has any of them."""
+        return len(self._idle) == self._count
 
     def take(self, timeout: float | None = None) -> T:
         """Return one of the things, to be given back; wait for it up to ``timeout`` seconds.

@@ -8,15 +8,20 @@ monotonic clock, for who does not wait for the model either.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from model_cache.timeline import lap
 from runtime.codecs import json_answer, json_tensor
 from runtime.errors import NAME, SignatureNotFound, quoted
+from runtime.servable import Servable, Tensors
 from runtime.server import ModelServer
 from runtime.signature import Signature
+
+if TYPE_CHECKING:
+    from runtime.examples import Example
+
+T = TypeVar("T")
 
 
 def predict_json(
@@ -27,8 +32,24 @@ def predict_json(
     *,
     label: str | None = None,
     timeout: float | None = None,
-    deadline: float | None = None,
 ) -> bytes:
+    outputs, is_row = infer_json(server, name, version, body, label=label, timeout=timeout)
+    content = json_answer.encode(outputs, is_row)
+    lap("encode")
+    return content
+
+
+def infer_json(
+    server: ModelServer,
+    name: str,
+    version: int | None,
+    body: bytes,
+    *,
+    label: str | None = None,
+    timeout: float | None = None,
+    deadline: float | None = None,
+) -> tuple[Tensors, bool]:
+    """Return the outputs, and whether they are asked for by rows: what `json_answer.encode` takes."""
     request = json_tensor.parse_predict(body)
     lap("decode")
     with server.lease(name, version, label=label, deadline=deadline) as lease:
@@ -39,13 +60,27 @@ def predict_json(
         lap("decode")
         outputs = lease.servable.predict(request.signature_name, inputs, deadline)
         lap("infer")
-    content = json_answer.encode(outputs, request.is_row)
-    lap("encode")
-    return content
+    return outputs, request.is_row
+
+
+# Each imports what only its requests need.
+def classify_json(server: ModelServer, name: str, version: int | None, body: bytes, **options: Any) -> bytes:
+    from runtime.codecs.json_examples import encode_classifications
+    from runtime.examples import classify
+
+    return _answer_examples(classify, encode_classifications, server, name, version, body, **options)
+
+
+def regress_json(server: ModelServer, name: str, version: int | None, body: bytes, **options: Any) -> bytes:
+    from runtime.codecs.json_examples import encode_regressions
+    from runtime.examples import regress
+
+    return _answer_examples(regress, encode_regressions, server, name, version, body, **options)
 
 
 def _answer_examples(
-    method: Literal["classify", "regress"],
+    infer: Callable[[Servable, str, Sequence[Example], float | None], T],
+    encode: Callable[[T], bytes],
     server: ModelServer,
     name: str,
     version: int | None,
@@ -54,22 +89,12 @@ def _answer_examples(
     label: str | None = None,
     timeout: float | None = None,
 ) -> bytes:
-    # By who asks for either.
-    from runtime import examples
-    from runtime.codecs import json_examples
+    from runtime.codecs.json_examples import parse_examples
 
-    infer: Callable[..., Any] = examples.classify if method == "classify" else examples.regress
-    encode: Callable[[Any], bytes] = (
-        json_examples.encode_classifications if method == "classify" else json_examples.encode_regressions
-    )
-    request = json_examples.parse_examples(body)
+    request = parse_examples(body)
     with server.lease(name, version, label=label) as lease:
         results = infer(lease.servable, request.signature_name, request.examples, _deadline(timeout))
     return encode(results)
-
-
-classify_json = partial(_answer_examples, "classify")
-regress_json = partial(_answer_examples, "regress")
 
 
 def _deadline(timeout: float | None) -> float | None:

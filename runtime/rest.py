@@ -1,24 +1,21 @@
 """TensorFlow Serving's REST API as an ASGI application, with KServe's health endpoints and the pages about it.
 
-For whoever speaks ASGI: Mangum, and the HTTP server for all but ``/v1/`` and health. This module is all that imports
-FastAPI, which takes longer than everything else of a start.
+For whoever speaks ASGI and has the whole request: Mangum, and the HTTP server for all but ``/v1/`` and health. This
+module is all that imports FastAPI, which takes longer than everything else of a start.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
 from runtime import urls
-from runtime.bodies import BODY_SILENCE, give_up_at, given_up
-from runtime.contract import Answer, Call, Contract, error
+from runtime.contract import HEALTH, Answer, Contract, error, health
 
 
 def create_app(contract: Contract, is_ready: Callable[[], bool]) -> FastAPI:
@@ -30,13 +27,10 @@ def create_app(contract: Contract, is_ready: Callable[[], bool]) -> FastAPI:
     """
     app = _App(title="Decant", redirect_slashes=False, redoc_url=None, swagger_ui_oauth2_redirect_url=None)
 
-    @app.api_route("/v2/health/live", methods=["GET", "HEAD"])
-    async def live() -> Response:
-        return Response()
-
-    @app.api_route("/v2/health/ready", methods=["GET", "HEAD"])
-    async def ready() -> Response:
-        return Response(status_code=200 if is_ready() else 503)
+    async def answer_health(request: Request) -> Response:
+        answer = health(request.method, request.scope["path"].encode(), is_ready)
+        assert answer is not None
+        return _response(answer)
 
     async def http_error(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, HTTPException)
@@ -45,6 +39,8 @@ def create_app(contract: Contract, is_ready: Callable[[], bool]) -> FastAPI:
         response.headers.update(exc.headers or {})
         return response
 
+    for path in HEALTH:
+        app.add_route(path.decode(), answer_health, methods=["GET", "HEAD"])
     # Before all others, as it is what requests are for.
     app.router.routes.insert(0, _Route(contract))
     app.add_exception_handler(HTTPException, http_error)
@@ -71,46 +67,22 @@ class _Route(BaseRoute):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        response = _response(await self._answer(request))
+        headers = {name: ",".join(request.headers.getlist(name)) for name in request.headers}
+        body = await _read(request, self._contract.bodies.max_body)
+        response = _response(self._contract.answer(request.method, urls.path_of(scope), headers, body))
         if request.method == "HEAD":
             response.body = b""
         await response(scope, receive, send)
 
-    async def _answer(self, request: Request) -> Answer:
-        headers = {name: ",".join(request.headers.getlist(name)) for name in request.headers}
-        call = self._contract.begin(request.method, urls.path_of(request.scope), headers)
-        if isinstance(call, Answer):
-            return call
-        try:
-            body = await _read(request, call) if call.wants_body else b""
-            return body if isinstance(body, Answer) else call.answer(body)
-        except ClientDisconnect:
-            # It left before its body was complete, so nobody reads this.
-            return error(499, "the client has gone")
-        finally:
-            call.close()
 
-
-async def _read(request: Request, call: Call) -> bytes | Answer:
-    """Return the body as it was sent, or the answer to one that is too large or has stopped coming.
-
-    Raises:
-        ClientDisconnect: the client has left before its end.
-    """
-    chunks = []
-    now = asyncio.get_running_loop().time
-    began = now()
-    try:
-        async with asyncio.timeout_at(began + BODY_SILENCE) as limit:
-            async for chunk in request.stream():
-                refusal = call.take(len(chunk))
-                if refusal is not None:
-                    return refusal
-                limit.reschedule(give_up_at(began, now(), call.size))
-                chunks.append(chunk)
-    except TimeoutError:
-        return call.failed(given_up(call.size))
-    return b"".join(chunks)
+async def _read(request: Request, most: int) -> bytes:
+    """Return the body as it was sent; of one that is too large, so much that the contract refuses it."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > most:
+            break
+    return body
 
 
 def _response(answer: Answer) -> Response:

@@ -15,11 +15,14 @@ class Party:
     def __init__(self) -> None:
         self.told: list[str] = []
         self.is_killed = False
+        self.is_gone = False
 
     def tell(self, kind: str, *content: object) -> None:
+        assert not self.is_gone, "it cannot be told anything any more"
         self.told.append(kind)
 
     def kill(self) -> None:
+        assert not self.is_gone, "its number may be another process's"
         self.is_killed = True
 
 
@@ -33,6 +36,10 @@ class Rig:
         self.agreement.propose(
             content, None, self.parties, lambda is_done, error: self.answers.append((is_done, error))
         )
+
+    def lose(self, party: Party) -> None:
+        party.is_gone = True
+        self.agreement.gone(party)
 
 
 def test_all_replace_once_all_are_prepared() -> None:
@@ -70,7 +77,7 @@ def test_one_that_dies_before_all_agree_calls_it_off() -> None:
     rig = Rig()
     rig.propose()
     rig.agreement.prepared(rig.first, 1)
-    rig.agreement.gone(rig.second)
+    rig.lose(rig.second)
     assert rig.first.told == ["prepare", "abort"]
     rig.agreement.ended(rig.first, 1, is_done=False)
     assert rig.answers == [(False, None)]
@@ -83,7 +90,7 @@ def test_what_all_have_agreed_on_holds_without_one_that_dies_or_fails_then(how: 
     for party in rig.parties:
         rig.agreement.prepared(party, 1)
     if how == "dies":
-        rig.agreement.gone(rig.second)
+        rig.lose(rig.second)
     else:
         rig.agreement.ended(rig.second, 1, is_done=False, error=b"no memory")
         assert rig.second.is_killed

@@ -84,6 +84,9 @@ def is_listening(server: Decant) -> bool:
 def test_a_start_from_a_directory_is_recorded_to_its_first_answer(tmp_path: Path) -> None:
     began = time.time()
     with decant_serve(tmp_path, *MODEL, str(DIGITS), without_grpc=True) as server:
+        for _ in range(FIRST_PREDICTS):
+            assert server.post("/v1/models/nope:predict", SEVEN).status == 404
+        assert not cold_start(server)["is_over"]
         replies = [server.post(PREDICT, SEVEN) for _ in range(FIRST_PREDICTS + 1)]
         elapsed = time.time() - began
         whole = cold_start(server)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from handlers.cli import main
 from handlers.compile import publish
-from runtime.compiled import read
+from runtime.compiled import DEFAULTS, read
 from tests.conftest import DIGITS
 from tests.runtime import models
-from tests.servers.decant import decant_serve
+from tests.servers.decant import DECANT, decant_serve
+from tests.servers.processes import clean_environment
 from tests.servers.seaweedfs import Credentials, SeaweedFS
 
 IMAGE = {"instances": [[[0.0] * 8] * 8]}
@@ -108,24 +111,32 @@ def test_a_server_imports_at_its_second_start_what_it_compiled_at_its_first(tmp_
         assert IMPORTED in second.log()
 
 
-def test_what_is_compiled_is_for_servers_with_so_many_cpus_and_such_properties(digits: Path, tmp_path: Path) -> None:
-    argv = [
-        "compile",
-        str(digits),
-        "--force",
-        "--cache_dir",
-        str(tmp_path / "cache"),
-        "--output",
-        str(tmp_path / "out"),
-    ]
-    assert main([*argv, "--cpus", "0.5", "--plugin_config", '{"INFERENCE_PRECISION_HINT": "f32"}']) == 0
-    (written,) = blobs(tmp_path / "out")
-    properties = read(written).header.properties
-    assert (properties["INFERENCE_NUM_THREADS"], properties["INFERENCE_PRECISION_HINT"]) == ("1", "f32")
-    flags: list[str | Path] = ["--model_path", digits, "--plugin_config", json.dumps(dict(properties))]
-    written.parent.rename(digits / "1" / "compiled")
-    with decant_serve(tmp_path, *flags, without_grpc=True) as server:
-        assert IMPORTED in server.log()
+def test_what_is_compiled_on_one_cpu_is_imported_by_servers_with_such_properties_on_all_cpus(
+    digits: Path, tmp_path: Path
+) -> None:
+    cpu = str(min(os.sched_getaffinity(0)))
+    properties = ["--plugin_config", '{"INFERENCE_PRECISION_HINT": "f32"}']
+    argv = ["compile", str(digits), "--force", "--cache_dir", str(tmp_path / "ahead"), *properties]
+    subprocess.run(["taskset", "-c", cpu, *DECANT, *argv], env=clean_environment(), check=True, timeout=60)
+    (written,) = blobs(digits)
+    assert dict(read(written).header.properties) == {**DEFAULTS, "INFERENCE_PRECISION_HINT": "f32"}
+    answers = []
+    for switch in ("true", "false"):
+        flags: list[str | Path] = ["--model_path", digits, *properties, "--compiled_cache", switch]
+        with decant_serve(tmp_path / switch, *flags, without_grpc=True) as server:
+            answers.append(server.post("/v1/models/default:predict", IMAGE))
+            assert (IMPORTED in server.log()) == (switch == "true")
+    assert answers[0].status == 200
+    assert answers[0].body == answers[1].body
+
+
+def test_modules_of_the_directory_that_one_is_in_are_not_taken_for_decants(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runtime").mkdir()
+    (tmp_path / "runtime" / "__init__.py").write_text("raise SystemExit('not this one')")
+    monkeypatch.chdir(tmp_path)
+    assert main(["compile", str(digits), "--force", "--cache_dir", str(tmp_path / "cache")]) == 0
 
 
 def test_what_is_no_quicker_is_not_published_unless_one_insists(digits: Path, tmp_path: Path) -> None:
@@ -156,6 +167,34 @@ def test_a_model_without_weights_beside_it_cannot_be_compiled_ahead(
     (models.save(models.doubler(), tmp_path / "model") / "model.bin").unlink()
     assert main(["compile", str(tmp_path / "model"), "--cache_dir", str(tmp_path / "cache")]) == 1
     wanted = "model/1 cannot be compiled ahead: want an .xml with its .bin, have model.xml"
+    assert capsys.readouterr().err == f"decant: {wanted}\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--output", "s3://models/out"], "--output is 's3://models/out'; want a directory"),
+        (
+            ["--plugin_config", '{"CACHE_DIR": "a"}'],
+            "plugin_config has CACHE_DIR, with which nothing is compiled ahead",
+        ),
+    ],
+    ids=["output", "plugin_config"],
+)
+def test_what_makes_no_sense_is_told_before_anything_is_compiled(
+    flags: list[str], reason: str, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compile", str(digits), "--cache_dir", str(tmp_path / "cache"), *flags]) == 64
+    assert capsys.readouterr() == ("", f"decant: {reason}; see decant compile --help\n")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_processes_that_cannot_be_started_are_told(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "nowhere"))
+    assert main(["compile", str(digits), "--cache_dir", str(tmp_path / "cache")]) == 1
+    wanted = "no process can be started to load model.xml in: No such file or directory"
     assert capsys.readouterr().err == f"decant: {wanted}\n"
 
 

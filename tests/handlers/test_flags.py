@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from handlers.cli import main
 from runtime.codecs import schema, tensor_proto
 from runtime.openvino_core import openvino
+from tests.conftest import DIGITS
 from tests.handlers.test_batching_and_warmup import framed
 from tests.runtime import models
 from tests.servers.decant import Decant, decant_serve
@@ -196,3 +197,14 @@ def test_what_was_compiled_ahead_is_imported_unless_flags_say_otherwise(tmp_path
             assert server.post(PREDICT, {"instances": [[1.0] * 64]}).status == 200
             said[switch] = "compiled before" in server.log()
     assert said == {"true": True, "false": False}
+
+
+def test_what_is_compiled_here_is_kept_unless_flags_say_otherwise(tmp_path: Path) -> None:
+    # Not one of ours: of files that have only just changed nothing is kept.
+    model = ("--model_path", DIGITS)
+    with decant_serve(tmp_path / "not", *model, "--keep_compiled", "false") as server:
+        # Each has been warmed up by now.
+        with decant_serve(tmp_path / "kept", *model) as other:
+            other.process.wait_until(lambda: any((tmp_path / "kept" / "cache").rglob("*.blob")), 20)
+        assert server.is_ready()
+    assert not any((tmp_path / "not" / "cache").rglob("*.blob"))

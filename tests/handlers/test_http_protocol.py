@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import re
 import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from handlers.http_bridge import Bridge
 from handlers.http_protocol import MAX_HEAD, Timeouts
 from handlers.http_server import HttpServer
 from model_cache.timeline import timeline
@@ -338,6 +341,45 @@ def test_lines_between_chunks_and_trailers_are_bounded(line: bytes) -> None:
         assert ask(server, "GET", MODEL)[0] == 200
 
 
+@pytest.mark.parametrize("written", ["{:05000}", "{} \t"], ids=["zeros", "blanks"])
+def test_a_length_may_be_written_at_length(server: HttpServer, written: str) -> None:
+    # More than is parsed at once, so that the rest of the body is to be told from the next request.
+    body = ONE + b" " * 5000
+    head = f"POST {PREDICT} HTTP/1.1\r\nContent-Length: {written}\r\n\r\n"
+    assert statuses(ask_raw(server, head.format(len(body)).encode() + body + LAST)) == [200, 200]
+    assert statuses(ask_raw(server, head.format(2 << 20).encode())) == [413]
+
+
+def test_a_body_in_another_coding_than_chunks_is_501(server: HttpServer) -> None:
+    chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (len(ONE), ONE)
+    again = "gzip\r\nTransfer-Encoding: chunked"
+    for coding, wanted in (("Chunked", [200, 200]), ("gzip, chunked", [501]), (again, [501])):
+        head = f"POST {PREDICT} HTTP/1.1\r\nTransfer-Encoding: {coding}\r\n\r\n".encode()
+        assert statuses(ask_raw(server, head + chunks + LAST)) == wanted
+
+
+def test_headers_are_kept_only_if_somebody_looks_at_them(server: HttpServer) -> None:
+    ask_raw(server, LAST)
+    tracemalloc.start()
+    try:
+        with connect(server) as connection:
+            connection.sendall(LIVE + b"GET / HTTP/1.1\r\n" + b"a:b\r\n" * 10_000)
+            connection.recv(65536)
+            assert ask(server, "GET", MODEL)[0] == 200
+            assert tracemalloc.get_traced_memory()[0] < 300_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_headers_that_somebody_looks_at_are_bounded_by_what_they_take(server: HttpServer) -> None:
+    assert statuses(ask_raw(server, b"GET / HTTP/1.1\r\n" + b"origin:b\r\n" * 1000)) == [431]
+
+
+def test_who_offers_an_upgrade_may_want_to_close_all_the_same(server: HttpServer) -> None:
+    head = get("/v2/health/live", "Connection: close, Upgrade", "Upgrade: h2c")
+    assert b"connection: close\r\n" in ask_raw(server, head)
+
+
 def test_a_refused_client_can_read_why_though_it_goes_on_sending() -> None:
     with stage(1) as s, listening(s, max_body=1000) as server:
         for request in (b"GET / HTTP/1.1\r\nx: " + b"x" * (MAX_HEAD + 400_000), post(b"x" * 700_000)):
@@ -371,6 +413,52 @@ def test_who_never_reads_his_answer_loses_it() -> None:
         # The rest of it is not sent any more, and not kept.
         until(lambda: ask(server, "GET", MODEL)[0] == 200)
         assert len(rest(connection)) < 30_000_000
+
+
+def test_who_says_that_he_sends_no_more_and_does_not_read_loses_his_answer_too() -> None:
+    with (
+        stage(1, make=Wide) as s,
+        listening(s, max_in_flight=1, timeouts=Timeouts(silence=0.2)) as server,
+        connect(server) as connection,
+    ):
+        connection.sendall(post(b'{"inputs": [4000000]}'))
+        assert connection.recv(1) == b"H"
+        connection.shutdown(socket.SHUT_WR)
+        until(lambda: ask(server, "GET", MODEL)[0] == 200)
+
+
+@pytest.mark.parametrize("behind", [b"", LIVE, LIVE + LAST, LIVE + LAST[:-5]], ids=["one", "two", "all", "part"])
+def test_who_says_that_he_sends_no_more_gets_what_he_has_asked_for(behind: bytes) -> None:
+    with stage(1, make=Held) as s, listening(s) as server, connect(server) as connection:
+        Held.gate = Gate()
+        connection.sendall(post(rows(0)) + behind)
+        connection.shutdown(socket.SHUT_WR)
+        Held.gate.wait_until_reached()
+        # By now it has been read.
+        assert ask(server, "GET", "/v2/health/live")[0] == 200
+        Held.gate.open()
+        answers = rest(connection)
+        assert statuses(answers) == [200] * (1 + behind.count(b"\r\n\r\n"))
+        assert predictions(answers) == [2]
+
+
+def test_who_reads_slowly_gets_all_of_his_answer() -> None:
+    with (
+        stage(1, make=Wide) as s,
+        listening(s, timeouts=Timeouts(silence=0.3)) as server,
+        socket.socket() as connection,
+    ):
+        # What he reads is less than the system waits for until it takes more from us.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(PATIENCE)
+        connection.connect(("127.0.0.1", server.port))
+        connection.sendall(post(b'{"inputs": [4000000]}', "Connection: close"))
+        answer = b""
+        for _ in range(20):
+            answer += connection.recv(16 << 10)
+            time.sleep(0.05)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        assert (answer + rest(connection)).endswith(b",3999999.0]}")
 
 
 def test_who_leaves_in_the_middle_of_his_answer_takes_no_place() -> None:
@@ -517,6 +605,71 @@ def test_a_model_that_leaves_between_the_question_and_the_lease_holds_up_nobody(
     assert "http" not in Quick.threads
 
 
+class Chatty(Quick):
+    """A quick one; as it is asked first, somebody else asks for it, too."""
+
+    values: list[float]
+    other: socket.socket
+
+    def predict(self, signature_name: str, inputs: Any, deadline: float | None = None) -> Any:
+        if not self.values:
+            self.other.sendall(post(rows(100)))
+        self.values.append(float(inputs["x"][0]))
+        # So that few are as many as a turn has.
+        time.sleep(0.003)
+        return super().predict(signature_name, inputs, deadline)
+
+
+@pytest.mark.parametrize("padding", [0, 2000], ids=["in one stride", "in several"])
+def test_who_sends_much_ahead_does_not_keep_others_waiting(padding: int) -> None:
+    Quick.threads, Quick.gate = [], None
+    with stage(1, make=Chatty) as s, listening(s) as server, connect(server) as other:
+        Chatty.values, Chatty.other = [1.0], other
+        assert ask(server, "POST", PREDICT, ONE)[0] == 200
+        other.sendall(LIVE)
+        assert statuses(other.recv(65536)) == [200]
+        Chatty.values.clear()
+        answers = ask_raw(server, b"".join(post(rows(value) + b" " * padding) for value in range(20)) + LAST)
+        assert statuses(answers) == [200] * 21
+        assert sorted(Chatty.values) == [*range(20), 100]
+        assert Chatty.values.index(100) < 10
+        assert statuses(other.recv(65536)) == [200]
+    assert Quick.threads[1] == "http"
+
+
+class Retiring(Quick):
+    """Is retired while it answers, so that the request is the last to use it."""
+
+    retire: Any = None
+    closed_by: list[str]
+
+    def predict(self, signature_name: str, inputs: Any, deadline: float | None = None) -> Any:
+        type(self).retire()
+        return super().predict(signature_name, inputs, deadline)
+
+    def close(self) -> None:
+        super().close()
+        self.closed_by.append(threading.current_thread().name)
+
+
+def test_a_model_is_not_closed_where_requests_are_read() -> None:
+    Quick.threads, Quick.gate = [], None
+    with stage(1, make=Retiring) as s, listening(s) as server:
+        Retiring.retire, Retiring.closed_by = staticmethod(lambda: None), []
+        assert ask(server, "POST", PREDICT, ONE)[0] == 200
+        Retiring.retire = staticmethod(lambda: s.cache.retire(s.repository.find(1)))
+        assert ask(server, "POST", PREDICT, ONE)[0] == 200
+        assert Quick.threads[-1] == "http"
+        until(lambda: Retiring.closed_by == ["close"])
+        # Unless there is no other thread to be had.
+        Retiring.retire = staticmethod(lambda: None)
+        assert ask(server, "POST", PREDICT, ONE)[0] == 200
+        Retiring.retire = staticmethod(lambda: s.cache.retire(s.repository.find(1)))
+        with no_more_threads():
+            assert ask(server, "POST", PREDICT, ONE)[0] == 200
+        assert Retiring.closed_by == ["close", "http"]
+
+
 def test_a_process_that_can_have_no_more_threads_says_so(server: HttpServer) -> None:
     with no_more_threads():
         assert ask(server, "POST", PREDICT, ONE)[0] == 503
@@ -525,6 +678,33 @@ def test_a_process_that_can_have_no_more_threads_says_so(server: HttpServer) -> 
     # And with one it goes on.
     with no_more_threads():
         assert ask(server, "POST", PREDICT, ONE)[0] == 200
+
+
+def test_pages_are_to_be_had_once_there_are_threads_again(server: HttpServer) -> None:
+    with no_more_threads():
+        assert ask(server, "GET", "/docs")[0] == 500
+    assert ask(server, "GET", "/docs")[0] == 200
+
+
+def test_an_application_that_could_not_be_made_is_made_for_who_asks_next() -> None:
+    made: list[Any] = [MemoryError("for now")]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"a page"})
+
+    def make() -> Any:
+        if made:
+            raise made.pop()
+        return app
+
+    async def ask_several() -> list[tuple[int, bytes]]:
+        bridge = Bridge(asyncio.get_running_loop(), make)
+        first = await asyncio.gather(*(bridge.answer("GET", b"/docs", b"") for _ in range(2)))
+        return [(answer.status, answer.body) for answer in (*first, await bridge.answer("GET", b"/docs", b""))]
+
+    failed = (500, b'{"error":"internal error"}')
+    assert asyncio.run(ask_several()) == [failed, failed, (200, b"a page")]
 
 
 def test_the_pages_are_served_beside_the_contract(server: HttpServer) -> None:

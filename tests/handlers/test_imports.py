@@ -29,6 +29,7 @@ RPC = {"grpc", "google.protobuf"}
 # Parts of Python's library that take milliseconds, for what a start does not do.
 SLOW = {"argparse", "email", "gettext", "http", "importlib.metadata", "shutil", "tempfile", "urllib.request", "zipfile"}
 DOWNLOADS = {"obstore", "google_crc32c"}
+NOT_COUNTED = sys.stdlib_module_names | {"numpy"}
 
 
 class Import(NamedTuple):
@@ -58,25 +59,25 @@ def assert_within_budget(imports: list[Import], most: int, *forbidden: set[str])
     # The package around the binding is looked for and not run.
     rest = [entry for entry in imports if entry.module.startswith("openvino.") and "_pyopenvino" not in entry.module]
     assert not rest
-    # How many there are depends on Python's and numpy's versions, so there is some air.
-    modules = {entry.module for entry in imports}
-    assert len(modules) <= most
+    # How many modules Python's library and numpy are made of changes with each of their releases.
+    others = {entry.module for entry in imports if entry.module.partition(".")[0] not in NOT_COUNTED}
+    assert len(others) <= most
 
 
 def test_a_server_of_a_local_model_imports_little(tmp_path: Path) -> None:
-    assert_within_budget(served(tmp_path, *MODEL, DIGITS), 306, FRAMEWORKS, STORES, RPC, SLOW, DOWNLOADS)
+    assert_within_budget(served(tmp_path, *MODEL, DIGITS), 90, FRAMEWORKS, STORES, RPC, SLOW, DOWNLOADS)
 
 
 def test_a_server_of_a_model_in_s3_imports_a_client_and_little_else(s3: SeaweedFS, tmp_path: Path) -> None:
     imports = served(tmp_path, *MODEL, "s3://models/digits", env=s3.reader.env())
     assert "obstore" in {entry.module for entry in imports}
-    assert_within_budget(imports, 317, FRAMEWORKS, STORES, RPC, SLOW)
+    assert_within_budget(imports, 100, FRAMEWORKS, STORES, RPC, SLOW)
 
 
 def test_with_grpc_a_server_imports_that_and_no_web_framework(tmp_path: Path) -> None:
     imports = served(tmp_path, *MODEL, DIGITS, has_grpc=True)
     assert "grpc" in {entry.module for entry in imports}
-    assert_within_budget(imports, 390, FRAMEWORKS, STORES, DOWNLOADS)
+    assert_within_budget(imports, 170, FRAMEWORKS, STORES, DOWNLOADS)
 
 
 LAMBDA = """
@@ -93,7 +94,7 @@ def test_a_function_imports_no_web_framework_before_its_first_answer(tmp_path: P
     event = json.dumps(function_url("POST", "/v1/models/digits:predict", {}, {}, SEVEN)).encode()
     argv = [sys.executable, "-c", LAMBDA, str(tmp_path / "imports")]
     subprocess.run(argv, input=event, env=env, timeout=60, check=True, capture_output=True)
-    assert_within_budget(imports_of(tmp_path / "imports"), 236, FRAMEWORKS, STORES, RPC, DOWNLOADS)
+    assert_within_budget(imports_of(tmp_path / "imports"), 73, FRAMEWORKS, STORES, RPC, DOWNLOADS)
 
 
 def test_what_is_over_the_budget_is_named_with_who_wants_it(tmp_path: Path) -> None:
@@ -105,4 +106,4 @@ def test_what_is_over_the_budget_is_named_with_who_wants_it(tmp_path: Path) -> N
     with pytest.raises(AssertionError, match=r"^__main__ imports email; "):
         assert_within_budget(imports, 1000, SLOW)
     with pytest.raises(AssertionError):
-        assert_within_budget(imports, 1)
+        assert_within_budget(imports, 0)

@@ -176,6 +176,27 @@ def test_a_body_that_is_not_what_it_is_said_to_be_is_the_clients_mistake(
     assert response_headers(answer)["content-type"] == ["application/json"]
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [{"headers": ["a"]}, {"headers": "a"}, {"headers": {"a": None}}, {"headers": {"a": 1}}, {"headers": {"a": ["b"]}}],
+)
+@pytest.mark.parametrize("shape", EVENT_BUILDERS)
+def test_headers_that_are_none_are_the_callers_mistake(shape: str, headers: Event, function: Function) -> None:
+    answer = function(EVENT_BUILDERS[shape]("POST", PREDICT, {}, JSON, SEVEN) | headers, None)
+    assert answer["statusCode"] == 400
+    wanted = "the event's headers are not an object of texts, or of lists of them"
+    assert json.loads(response_body(answer)) == {"error": wanted}
+
+
+@pytest.mark.parametrize("headers", [{"a": None}, {"a": [1]}, {"a": 1}, [["a", "b"]]])
+def test_headers_of_several_values_that_are_none_are_the_callers_mistake(headers: Any, function: Function) -> None:
+    for event in (
+        rest_api("POST", PREDICT, {}, JSON, SEVEN),
+        load_balancer_multi_value("POST", PREDICT, {}, JSON, SEVEN),
+    ):
+        assert function(event | {"multiValueHeaders": headers}, None)["statusCode"] == 400
+
+
 def test_characters_that_are_none_are_an_error_of_the_body(function: Function) -> None:
     event = function_url("POST", PREDICT, {}, JSON, b"")
     answer = function(event | {"body": '{"instances": "\ud800"}', "isBase64Encoded": False}, None)
@@ -192,6 +213,7 @@ def test_characters_that_are_none_are_an_error_of_the_body(function: Function) -
         ({"Records": []}, "an object with 'Records'"),
         ({"requestContext": {}}, "an object with 'requestContext'"),
         ({"requestContext": None, "version": "2.0"}, "an object with 'requestContext', 'version'"),
+        ({"requestContext": {"http": None}, "version": "2.0"}, "an object with 'requestContext', 'version'"),
         ({}, "an object with nothing in it"),
         ([{"body": ""}], "of type list"),
         (None, "of type NoneType"),
@@ -206,10 +228,24 @@ def test_what_is_no_request_is_told_what_is(event: Any, what: str, function: Fun
     )
 
 
-def test_an_event_of_cloudfront_is_still_mangums(function: Function) -> None:
-    request = {"clientIp": "203.0.113.7", "headers": {}, "method": "GET", "querystring": "", "uri": "/v2/health/live"}
-    answer = function({"Records": [{"cf": {"config": {}, "request": request}}]}, None)
-    assert answer["status"] == 200
+@pytest.mark.parametrize(
+    ("method", "uri", "body", "status"),
+    [
+        ("GET", "/v2/health/live", b"", 200),
+        ("GET", "/v1/models/digits", b"", 200),
+        ("GET", "/v1/models/d%2Fx", b"", 404),
+        ("POST", PREDICT, SEVEN, 200),
+    ],
+)
+def test_an_event_of_cloudfront_is_still_mangums(
+    method: str, uri: str, body: bytes, status: int, function: Function
+) -> None:
+    request = {"clientIp": "203.0.113.7", "headers": {}, "method": method, "querystring": "", "uri": uri}
+    sent = {"body": {"action": "read-only", "data": base64.b64encode(body).decode(), "encoding": "base64"}}
+    answer = function({"Records": [{"cf": {"config": {}, "request": {**request, **sent}}}]}, None)
+    assert answer["status"] == status
+    if status == 404:
+        assert "d/x" in answer["body"]
 
 
 class Context:

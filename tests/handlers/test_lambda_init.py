@@ -29,6 +29,14 @@ from handlers.aws_lambda import handler as decant
 def handler(event, context):
     return sorted(sys.modules) if event == "modules" else decant(event, context)
 """
+# And one that tells what is under way behind the answers.
+THREADS = """
+import threading
+from handlers.aws_lambda import handler as decant
+
+def handler(event, context):
+    return [thread.name for thread in threading.enumerate()] if event == "threads" else decant(event, context)
+"""
 IMPATIENT = """
 from handlers.lambda_init import start
 from handlers.settings import read_settings
@@ -131,6 +139,17 @@ def test_what_is_not_on_the_way_of_a_prediction_is_imported_by_who_asks_for_it(t
         assert set(api.invoke("modules")) & unwanted == set()
         assert api.invoke(DOCS)["statusCode"] == 200
         assert {"fastapi", "mangum"} <= set(api.invoke("modules"))
+
+
+@pytest.mark.parametrize("variables", [{}, {"KEEP_COMPILED": "true"}], ids=["", "KEEP_COMPILED"])
+def test_nothing_is_kept_behind_the_answers_for_processes_that_will_not_come(
+    variables: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(THREADS)
+    with environment(tmp_path, local(tmp_path, **variables), "mine.handler") as (api, _):
+        assert api.invoke(PREDICT)["statusCode"] == 200
+        is_kept = "behind" in api.invoke("threads") or any((tmp_path / "cache").rglob("*.blob"))
+    assert is_kept == bool(variables)
 
 
 def test_an_event_that_is_no_request_is_an_error_of_the_function(tmp_path: Path) -> None:

@@ -469,6 +469,35 @@ def test_what_a_client_has_had_replaced_stays_until_the_file_says_something_new(
             until(lambda: r.served() == ["three"])
 
 
+def test_of_several_processes_all_take_the_same_for_news(tmp_path: Path) -> None:
+    """The file said ``one`` where the client has said ``two``: to others that had used something else it is news."""
+    one, two, three = (config(tmp_path, name, version) for name, version in (("one", 1), ("two", 2), ("three", 3)))
+    with rig(tmp_path, one) as r, polled(r, one) as poll:
+        r.reload(message(two), told=[one])
+        _some_polls()
+        assert r.served() == ["two"]
+        poll.names(three)
+        until(lambda: r.served() == ["three"])
+        assert r.reload.told == [three]
+        r.reload(message(two), told=[one])
+        # Also as it has been seen already.
+        until(lambda: r.served() == ["three"])
+        r.reload(message(two))
+        _some_polls()
+        assert r.served() == ["two"]
+
+
+def test_who_begins_with_what_a_client_has_said_does_not_take_the_file_for_news(tmp_path: Path) -> None:
+    one, two, three = (config(tmp_path, name, version) for name, version in (("one", 1), ("two", 2), ("three", 3)))
+    with rig(tmp_path, two) as r:
+        r.reload = Reload(r.server, Settings(), [two], told=[one])
+        with polled(r, one) as poll:
+            _some_polls()
+            assert r.served() == ["two"]
+            poll.names(three)
+            until(lambda: r.served() == ["three"])
+
+
 def test_a_storage_that_nothing_can_open_changes_nothing(tmp_path: Path) -> None:
     one = config(tmp_path, "one", 1)
     with rig(tmp_path, one) as r:

@@ -78,8 +78,7 @@ def world(s3: SeaweedFS, request: pytest.FixtureRequest) -> Iterator[World]:
 
 
 def cache_dir(tmp_path: Path) -> dict[str, str]:
-    # What is compiled is kept after a second of quiet, for which a snapshot waits.
-    return {"DECANT_CACHE_DIR": str(tmp_path / "cache"), "DECANT_COMPILED_CACHE": "false"}
+    return {"DECANT_CACHE_DIR": str(tmp_path / "cache")}
 
 
 def in_memory(api: RuntimeApi) -> list[int]:
@@ -157,7 +156,8 @@ def test_metrics_are_of_the_restore_and_not_of_what_was_before(tmp_path: Path) -
 
 def test_what_is_done_behind_the_answers_is_done_before_the_snapshot(tmp_path: Path) -> None:
     env = {"DECANT_MODEL_NAME": "digits", "DECANT_MODEL_PATH": str(DIGITS)} | cache_dir(tmp_path)
-    with environment(tmp_path, SNAP_START | env | {"DECANT_COMPILED_CACHE": "true"}) as (api, process):
+    kept = {"DECANT_KEEP_COMPILED": "true"}
+    with environment(tmp_path, SNAP_START | env | kept) as (api, process):
         wait_until_frozen(api, process)
         assert [path.suffix for path in (tmp_path / "cache").glob("*/compiled/*")] == [".blob"]
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from tests.conftest import DIGITS
 from tests.fakes import until
 from tests.handlers.test_lifecycle import MODEL, PREDICT, SEVEN, in_flight, waiting_for_its_model
 from tests.servers.decant import Decant, decant_serve
+from tests.servers.fault_proxy import FaultProxy
 from tests.servers.processes import ProcessFailed
 from tests.servers.seaweedfs import SeaweedFS
 
@@ -102,14 +105,20 @@ def test_all_workers_answer_on_the_same_ports(tmp_path: Path) -> None:
 
 def test_a_signal_drains_all_and_their_model_is_downloaded_once(s3: SeaweedFS, tmp_path: Path) -> None:
     flags = ["--workers", str(WORKERS)]
-    with waiting_for_its_model(s3, tmp_path, *flags) as (server, stall), in_flight(server) as reply:
+    # Behind the one that stalls, it sees what is passed on.
+    with (
+        FaultProxy(s3.endpoint) as proxy,
+        waiting_for_its_model(SeaweedFS(proxy.url, s3.readable_bucket), tmp_path, *flags) as (server, stall),
+        in_flight(server) as reply,
+    ):
         until(lambda: all(listens(worker, server.rest_port) for worker in workers(server)))
         assert statuses(server, "/v2/health/ready") == {503}
         server.process.signal(signal.SIGTERM)
         stall.released.set()
         assert reply.result().body["predictions"][0]["digit"] == 7
         assert server.process.wait() == 0
-    # The other one has waited for the first, and found the files.
+        # The other one has waited for the first, and found the files.
+        assert [proxy.count("GET", rf"1/model\.{suffix}") for suffix in ("xml", "bin")] == [1, 1]
     assert server.log().count("lifecycle: stopped") == WORKERS
 
 
@@ -182,13 +191,55 @@ def test_a_port_that_somebody_listens_on_is_not_shared(tmp_path: Path) -> None:
     assert f"cannot listen on 127.0.0.1:{first.rest_port}: Address already in use" in caught.value.log
 
 
+def test_a_worker_that_cannot_be_started_anew_is_tried_again_while_the_others_serve(tmp_path: Path) -> None:
+    with serving(tmp_path, without_grpc=True) as server:
+        supervisor = psutil.Process(server.process.pid)
+        before = supervisor.rlimit(psutil.RLIMIT_NOFILE)
+        # Enough to go on with what it has, and to open nothing.
+        supervisor.rlimit(psutil.RLIMIT_NOFILE, (WORKERS + 1, before[1]))
+        workers(server)[0].kill()
+        until(lambda: "cannot be started: [Errno 24] Too many open files; another one starts in 0.3 s" in server.log())
+        assert server.post(PREDICT, SEVEN).status == 200
+        supervisor.rlimit(psutil.RLIMIT_NOFILE, before)
+        until(lambda: len([each for each in workers(server) if listens(each, server.rest_port)]) == WORKERS)
+        assert server.terminate() == 0
+
+
+def test_if_one_cannot_be_started_to_begin_with_the_others_are_stopped(tmp_path: Path) -> None:
+    # Standard input and the like, the port, what wakes it, the first worker, and one more while that is started.
+    limited = """
+import os, resource, runpy, sys
+worker = sys.argv.pop(1)
+if "_DECANT_WORKER" not in os.environ:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (8, before[1]))
+    sys.executable = worker
+runpy.run_module("handlers.cli", run_name="__main__")
+"""
+    # With as many as there were.
+    worker = tmp_path / "worker"
+    worker.write_text(
+        f"#!{sys.executable}\nimport os, resource, sys\nresource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))\n"
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])\n"
+    )
+    worker.chmod(0o755)
+    program = (sys.executable, "-c", limited, worker)
+    with pytest.raises(ProcessFailed) as caught, serving(tmp_path, without_grpc=True, program=program):
+        pass
+    assert caught.value.exit_code == 3
+    assert "worker 1 of 2 is process" in caught.value.log
+    assert "cannot start 2 workers: [Errno 24] Too many open files" in caught.value.log
+    assert "lifecycle: stopped" in caught.value.log
+    assert "the supervisor has gone" not in caught.value.log
+
+
 @pytest.mark.slow
 def test_workers_that_keep_dying_are_given_up(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import os\nif '_DECANT_WORKER' in os.environ:\n    os._exit(7)\n")
     with pytest.raises(ProcessFailed) as caught, serving(tmp_path, env={"PYTHONPATH": str(tmp_path)}):
         pass
     assert caught.value.exit_code == 3
-    assert "times in a row, now by exit code 7; all end" in caught.value.log
+    assert "has died by exit code 7, time 5 in a row; all end" in caught.value.log
 
 
 def test_models_are_replaced_in_all_workers_or_in_none(tmp_path: Path) -> None:
@@ -212,6 +263,80 @@ def test_models_are_replaced_in_all_workers_or_in_none(tmp_path: Path) -> None:
         until(lambda: all(listens(worker, server.rest_port) for worker in workers(server)))
         assert statuses(server, "/v1/models/digits") == {404}
         assert statuses(server, "/v1/models/seven") == {200}
+        assert server.terminate() == 0
+
+
+def test_a_worker_that_dies_as_it_asks_for_other_models_takes_nobody_along(tmp_path: Path) -> None:
+    with serving(tmp_path) as server, grpc.insecure_channel(server.grpc_address) as channel:
+        grpc.channel_ready_future(channel).result(10)
+        asked, other = sorted(workers(server), key=lambda worker: -connected(worker, server.grpc_port))
+        other.suspend()
+        request = schema.ReloadConfigRequest()
+        request.config.model_config_list.config.add(name="seven", base_path=str(DIGITS))
+        call: Any = channel.unary_unary("/tensorflow.serving.ModelService/HandleReloadConfigRequest")
+        reply = call.future(request.SerializeToString(), timeout=30)
+        until(lambda: "loaded seven/1" in server.log())
+        asked.kill()
+        until(lambda: "has died by SIGKILL" in server.log())
+        other.resume()
+        assert reply.code() is grpc.StatusCode.UNAVAILABLE
+        until(lambda: len([each for each in workers(server) if listens(each, server.rest_port)]) == WORKERS)
+        assert other in workers(server)
+        assert statuses(server, "/v1/models/digits") == {200}
+        assert statuses(server, "/v1/models/seven") == {404}
+        assert server.terminate() == 0
+
+
+def test_a_worker_that_dies_as_it_replaces_the_models_begins_anew_with_those_of_the_others(tmp_path: Path) -> None:
+    # It has said that it can, and not yet that it has.
+    (tmp_path / "sitecustomize.py").write_text(
+        """
+import logging, os, signal
+
+def record(name, level, path, line, message, *args, **kwargs):
+    if message.endswith("models are served now: %s") and not os.path.exists("died"):
+        os.mkdir("died")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return logging.LogRecord(name, level, path, line, message, *args, **kwargs)
+
+logging.setLogRecordFactory(record)
+"""
+    )
+    with serving(tmp_path, env={"PYTHONPATH": str(tmp_path)}) as server:
+        before = set(workers(server))
+        # If it was the one who was asked.
+        with suppress(grpc.RpcError):
+            reload(server, seven=DIGITS)
+        until(lambda: "has died by SIGKILL" in server.log())
+        until(lambda: len([each for each in workers(server) if listens(each, server.rest_port)]) == WORKERS)
+        assert len(before & set(workers(server))) == WORKERS - 1
+        assert statuses(server, "/v1/models/seven") == {200}
+        assert statuses(server, "/v1/models/digits") == {404}
+        assert server.terminate() == 0
+
+
+def test_a_worker_that_comes_later_takes_no_more_for_news_than_the_others(tmp_path: Path) -> None:
+    file = tmp_path / "models.json"
+
+    def write(name: str) -> None:
+        entry = {"config": {"name": name, "base_path": str(DIGITS)}}
+        (tmp_path / "new").write_text(json.dumps({"model_config_list": [entry]}))
+        (tmp_path / "new").replace(file)
+
+    write("digits")
+    flags = ["--model_config_file", str(file), "--model_config_file_poll_wait_seconds", "0.1", "--workers", "2"]
+    with decant_serve(tmp_path, *flags) as server:
+        reload(server, seven=DIGITS)
+        workers(server)[0].kill()
+        until(lambda: "has died by SIGKILL" in server.log())
+        until(lambda: len([each for each in workers(server) if listens(each, server.rest_port)]) == WORKERS)
+        # Some looks at the file.
+        time.sleep(0.5)
+        assert statuses(server, "/v1/models/seven") == {200}
+        assert statuses(server, "/v1/models/digits") == {404}
+        write("eight")
+        until(lambda: statuses(server, "/v1/models/eight") == {200})
+        assert statuses(server, "/v1/models/seven") == {404}
         assert server.terminate() == 0
 
 

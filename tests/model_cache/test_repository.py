@@ -523,6 +523,33 @@ def test_what_came_while_nobody_could_look_is_judged_by_its_age(clock: Clock) ->
     assert look_again(models, clock) == [2, 3, 4]
 
 
+@pytest.mark.parametrize("then", ["with_policy", "expire"])
+def test_an_outdated_listing_that_changes_otherwise_is_outdated_still(clock: Clock, then: str) -> None:
+    storage = MemoryStorage({"1/a": b"a", "2/a": b"a"})
+    models = repository(storage, clock)
+    gone = models.find(1)
+    models.outdate()
+    if then == "with_policy":
+        models = models.with_policy(Latest(1))
+    else:
+        models.expire(gone)
+    storage.blobs["3/a"] = b"a"
+    assert 3 in look_again(models, clock, 0)
+
+
+def test_an_outdated_listing_that_cannot_be_made_anew_is_believed_for_another_while(clock: Clock) -> None:
+    storage = MemoryStorage({"1/a": b"a", "2/a": b"a"})
+    models = repository(storage, clock)
+    models.versions()
+    models.outdate()
+    storage.before_list = unavailable
+    look_again(models, clock, 0)
+    storage.before_list = lambda: None
+    del storage.blobs["1/a"]
+    assert look_again(models, clock, TTL - 0.1) == [1, 2]
+    assert look_again(models, clock, 0.1) == [2]
+
+
 def test_a_look_from_before_undoes_nothing_of_the_one_after_it(clock: Clock) -> None:
     storage = DatedStorage({"1/a": b"a"})
     models = repository(storage, clock)

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from model_cache.timeline import (
+    FAILED_PREDICTS,
     FIRST_PREDICTS,
     MAX_LOADS,
     MAX_SPANS,
@@ -86,8 +87,39 @@ def test_a_first_predict_goes_on_until_one_is_answered() -> None:
     with timeline.predict() as predict:
         predict.add(status=200)
     assert names(timeline.start) == ["first_predict"] * 3
+    for _ in range(FIRST_PREDICTS - 1):
+        assert timeline.is_fresh
+        with timeline.predict():
+            pass
     assert not timeline.is_fresh
     assert timeline.predict() is NOTHING
+
+
+def test_however_many_predicts_fail_the_first_answer_is_recorded() -> None:
+    timeline = Timeline()
+    with timeline.span("configure"):
+        pass
+    timeline.ready()
+    for _ in range(MAX_SPANS):
+        with timeline.predict() as predict:
+            timeline.lap("decode")
+            with timeline.span("list"):
+                predict.add(status=404)
+    with timeline.predict():
+        timeline.lap("decode")
+    failed = ["first_predict", "decode", "list"] * FAILED_PREDICTS
+    assert names(timeline.start) == ["configure", "ready", *failed, "first_predict", "decode"]
+    assert timeline.start.dropped == 0
+
+
+def test_a_predict_that_fails_takes_nothing_of_other_threads_with_it() -> None:
+    timeline = Timeline()
+    timeline.ready()
+    for _ in range(FAILED_PREDICTS + 1):
+        with timeline.predict() as predict, ThreadPoolExecutor(1) as other:
+            other.submit(lambda: timeline.span("download").__enter__()).result()
+            predict.add(status=503)
+    assert names(timeline.start).count("download") == FAILED_PREDICTS + 1
 
 
 def test_a_predict_answered_before_all_is_ready_does_not_end_the_start() -> None:

@@ -12,7 +12,6 @@ Message = MutableMapping[str, Any]
 App = Callable[
     [MutableMapping[str, Any], Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
 ]
-DISCONNECT: Message = {"type": "http.disconnect"}
 
 
 class Reply(NamedTuple):
@@ -42,12 +41,11 @@ def call(
     body: bytes | Iterable[bytes] = b"",
     *,
     headers: dict[str, str] | None = None,
-    is_cut: bool = False,
 ) -> Reply:
     """Send a request, its body whole or in chunks, and collect the answer.
 
     A body that is whole has its Content-Length, as clients send it; one in chunks has none. The target is that of the
-    request line, and is taken apart as uvicorn does it. ``is_cut`` has the client leave before the end of its body.
+    request line, and is taken apart as uvicorn does it.
     """
     chunks = [body] if isinstance(body, bytes) else list(body)
     path, _, query = target.partition("?")
@@ -66,19 +64,17 @@ def call(
         "client": ("127.0.0.1", 40000),
         "server": ("127.0.0.1", 8501),
     }
-    return asyncio.run(_call(app, scope, chunks, is_cut))
+    return asyncio.run(_call(app, scope, chunks))
 
 
-async def _call(app: App, scope: Message, chunks: list[bytes], is_cut: bool) -> Reply:
+async def _call(app: App, scope: Message, chunks: list[bytes]) -> Reply:
     messages: list[Message] = []
     read = 0
 
     async def receive() -> Message:
         nonlocal read
-        if read == len(chunks):
-            return DISCONNECT
         read += 1
-        return {"type": "http.request", "body": chunks[read - 1], "more_body": is_cut or read < len(chunks)}
+        return {"type": "http.request", "body": chunks[read - 1], "more_body": read < len(chunks)}
 
     async def send(message: Message) -> None:
         messages.append(message)

@@ -26,14 +26,15 @@ from model_cache.repository import ModelVersion
 from runtime.compiled import (
     DEFAULTS,
     SLOW_IMPORTS,
+    CompiledFiles,
     CompiledModel,
     Header,
     Origin,
     Unfit,
     beginning_of,
-    properties_of,
     read,
 )
+from runtime.compiler import compile_to_export, exported
 from runtime.engine import OpenVinoLoader, OpenVinoServable
 from runtime.openvino_core import core, openvino
 from runtime.servable import Tensors
@@ -73,11 +74,15 @@ class Home:
     def kept(self) -> list[Path]:
         return sorted(self.cache.rglob("*.blob"))
 
-    def loader(self, quiet: float = 0.0, *, keeps: bool = True, config: Config | None = None) -> OpenVinoLoader:
+    def loader(
+        self, quiet: float = 0.0, *, uses: bool = True, keeps: bool = True, config: Config | None = None
+    ) -> OpenVinoLoader:
         """As a new process has one, a minute after whatever was done to the files."""
         files = DiskCache(self.cache, self.budget, compiled=self.beginning)
         config = {**models.F32, **(config or {})}
-        return OpenVinoLoader(files, config, keeps_compiled=keeps, quiet=quiet, clock=lambda: time.time() + 60)
+        return OpenVinoLoader(
+            files, config, uses_compiled=uses, keeps_compiled=keeps, quiet=quiet, clock=lambda: time.time() + 60
+        )
 
     @contextmanager
     def loaded(self, config: Config | None = None) -> Iterator[OpenVinoServable]:
@@ -203,15 +208,29 @@ def test_nothing_is_kept_before_the_first_answer_nor_while_the_model_is_not_left
 
 def test_what_is_switched_off_is_neither_made_nor_used(tmp_path: Path) -> None:
     home = Home(tmp_path, models.weighty())
-    for keeps in (False, True, True, False):
-        servable = home.loader(keeps=keeps).load(home.version)
-        servable.predict("serving_default", inputs_of(servable))
-        if servable.chore is not None:
-            servable.chore.wait(PATIENCE)
-        servable.close()
-        assert bool(home.kept) == (keeps or bool(home.kept))
+    home.make()
+    before = {path: path.read_bytes() for path in home.cache.rglob("*") if path.is_file()}
+    servable = home.loader(uses=False).load(home.version)
+    servable.predict("serving_default", inputs_of(servable))
+    servable.close()
     assert not servable.phases.is_imported
     assert servable.chore is None
+    assert {path: path.read_bytes() for path in home.cache.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("is_in_place", [False, True], ids=["fetched", "in place"])
+def test_who_keeps_nothing_uses_what_others_have_made_all_the_same(is_in_place: bool, tmp_path: Path) -> None:
+    home = Home(tmp_path, models.weighty(), is_in_place=is_in_place)
+    for is_there in (False, True):
+        if is_there:
+            published(home)
+        servable = home.loader(keeps=False).load(home.version)
+        servable.predict("serving_default", inputs_of(servable))
+        assert servable.chore is None
+        servable.close()
+        assert servable.phases.is_imported == is_there
+    # But for what was fetched along.
+    assert len(home.kept) == (0 if is_in_place else 1)
 
 
 def test_who_tells_openvino_where_to_cache_has_no_second_cache(tmp_path: Path) -> None:
@@ -296,6 +315,16 @@ def directory(path: Path) -> None:
     path.mkdir()
 
 
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def loop(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.name)
+
+
 DAMAGES: Mapping[str, tuple[Callable[[Path], None], str]] = {
     "other OpenVINO": (rewritten(openvino="2026.3.0-1-abc"), "it was made by OpenVINO 2026.3.0-1-abc"),
     "other processor": (of_another_processor, "different runtime configuration"),
@@ -319,7 +348,9 @@ DAMAGES: Mapping[str, tuple[Callable[[Path], None], str]] = {
     "deep JSON": (written(b"[" * 10000 + b"\n"), "cannot be understood"),
     "a list": (written(b"[]\nx"), "cannot be understood"),
     "a header without end": (written(b" " * 20000 + b"\n"), "it has no header"),
-    "a directory": (directory, "it cannot be read"),
+    "a directory": (directory, "it is no file"),
+    "a pipe": (pipe, "it is no file"),
+    "a link to itself": (loop, "it is no file"),
 }
 
 
@@ -363,19 +394,42 @@ def test_a_file_of_another_model_of_the_same_name_is_passed_over(tmp_path: Path)
 def test_one_config_does_not_use_what_was_compiled_for_another(tmp_path: Path) -> None:
     home = Home(tmp_path, models.weighty())
     home.make()
-    configs: list[Config] = [{"PERFORMANCE_HINT": "THROUGHPUT"}, {"INFERENCE_NUM_THREADS": "1"}, {"NUM_STREAMS": "2"}]
+    configs: list[Config] = [{"PERFORMANCE_HINT": "THROUGHPUT"}, {"NUM_STREAMS": "2"}]
     for changed in configs:
         assert not home.run(config=changed)[0]
         assert home.run(config=changed)[0]
     assert home.run()[0]
-    assert len(home.kept) == 4
-
-
-def test_as_many_threads_as_there_are_processors_is_another_config_where_there_are_others() -> None:
-    asked = {"INFERENCE_NUM_THREADS": "2"}
-    assert properties_of(asked) == asked
-    assert properties_of({}) == {"processors": str(len(os.sched_getaffinity(0)))}
+    assert len(home.kept) == 3
     assert beginning_of({"a": "1", "b": "2"}) == beginning_of({"b": "2", "a": "1"}) != beginning_of({"a": "1"})
+
+
+THREADS: Mapping[str, tuple[Config, Config]] = {
+    "one for all": ({"INFERENCE_NUM_THREADS": "1", "ENABLE_CPU_PINNING": "NO"}, {}),
+    "all for one": ({}, {"INFERENCE_NUM_THREADS": "1", "ENABLE_CPU_PINNING": "NO"}),
+    "pinned for not": ({"ENABLE_CPU_PINNING": "YES"}, {"ENABLE_CPU_PINNING": "NO"}),
+}
+
+
+@pytest.mark.parametrize("threads", THREADS)
+def test_what_was_compiled_with_some_threads_is_imported_with_others(threads: str, tmp_path: Path) -> None:
+    home = Home(tmp_path, models.weighty(512))
+    first, second = THREADS[threads]
+    is_imported, right = home.run(config=first)
+    is_imported_again, answer = home.run(config=second)
+    assert (is_imported, is_imported_again) == (False, True)
+    assert are_equal(answer, right)
+    assert len(home.kept) == 1
+
+
+def test_who_imports_has_his_own_number_of_threads_and_streams(tmp_path: Path) -> None:
+    home = Home(tmp_path, models.weighty())
+    throughput = {"PERFORMANCE_HINT": "THROUGHPUT"}
+    with home.loaded({**throughput, "INFERENCE_NUM_THREADS": "1"}) as servable:
+        assert servable.concurrency == 1
+    home.run(config={**throughput, "INFERENCE_NUM_THREADS": "1"})
+    with home.loaded({**throughput, "INFERENCE_NUM_THREADS": "2"}) as servable:
+        assert servable.phases.is_imported
+        assert servable.concurrency == min(2, len(os.sched_getaffinity(0)))
 
 
 # --- weights that have changed
@@ -437,7 +491,9 @@ def test_of_files_that_have_only_just_changed_nothing_is_kept_as_they_may_change
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     home = Home(tmp_path, models.weighty(), is_in_place=True)
-    loader = OpenVinoLoader(DiskCache(home.cache, home.budget), models.F32, keeps_compiled=True, quiet=0.0)
+    loader = OpenVinoLoader(
+        DiskCache(home.cache, home.budget), models.F32, uses_compiled=True, keeps_compiled=True, quiet=0.0
+    )
     servable = loader.load(home.version)
     servable.predict("serving_default", inputs_of(servable))
     assert servable.chore is not None
@@ -459,6 +515,39 @@ def test_of_files_that_change_while_the_model_runs_nothing_is_kept(tmp_path: Pat
 
 
 # --- published files
+
+
+def compiling(home: Home, meanwhile: Callable[[], None]) -> CompiledModel:
+    """Compile the model for all, as `decant compile` does, while something happens to its files."""
+    xml = home.bin.with_suffix(".xml")
+    with DiskCache(home.cache, home.budget).lease(home.version) as files:
+        known = CompiledFiles(home.version, files, xml, DEFAULTS, openvino().get_version())
+        origin = known.origin()
+        model = compile_to_export(xml, DEFAULTS)
+        meanwhile()
+        return exported(known, model, 0.0, origin)
+
+
+def there_and_back(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(bytes(len(data)))
+    path.write_bytes(data)
+
+
+CHANGES: Mapping[str, Callable[[Home], None]] = {
+    "other weights": lambda home: with_other_weights(home.bin),
+    "other weights, and then the old ones": lambda home: there_and_back(home.bin),
+    "no weights": lambda home: home.bin.unlink(),
+    "another graph": lambda home: void(home.bin.with_suffix(".xml").write_text("<net/>")),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_of_files_that_change_while_they_are_compiled_nothing_is_published(change: str, tmp_path: Path) -> None:
+    home = Home(tmp_path, folding(), is_in_place=True)
+    assert compiling(home, lambda: None).header.origin.weights.startswith("crc32c:")
+    with pytest.raises(Unfit, match="the model's files have changed meanwhile"):
+        compiling(home, lambda: CHANGES[change](home))
 
 
 def published(home: Home) -> Path:

@@ -9,7 +9,10 @@ other's way are locks (see `locks`), which end with the process that holds them:
 
 - a version's directory, complete or partial, is locked shared by those who use it, and exclusively by who writes it;
 - the cache directory is locked by who decides what comes and what goes, so that two who need room do not both count on
-  the same. Names in it change only under this lock, and who holds it waits for no other.
+  the same. Names in it change only under this lock, and who holds it waits for no other;
+- what is kept of a model read in place has a directory like a version's, without files. Its ``compiled`` is locked
+  shared by those who found it there and have the model leased: it stays when others of its kind need room, and goes
+  when a version does, as that one cannot be served without.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import re
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -47,6 +50,9 @@ LOCK_TIMEOUT = 900.0
 """Seconds to wait for another process that downloads the same version; it may be stopped."""
 KEEP_TIMEOUT = 1.0
 """Seconds to wait for another process to keep what was compiled: the next one that compiles it will keep it."""
+KEPT_TTL = 7 * 24 * 3600.0
+"""Seconds after which what is kept of a model read in place is removed if nobody has used it: the model may be gone,
+and nothing else would tell."""
 _TRIES = 3
 _BLOCK = 4096
 _PARTIAL = ".partial-"
@@ -162,8 +168,8 @@ class DiskCache:
         if version.storage.in_place:
             kept = _place(self._root) / version.digest
             compiled = kept / COMPILED if _is_private(self._root) else None
-            yield Files(version.storage.in_place / version.prefix, None, compiled)
-            _touch(kept)
+            with _in_use(kept, compiled):
+                yield Files(version.storage.in_place / version.prefix, None, compiled)
             return
         files, lock = self._acquire(version)
         try:
@@ -176,7 +182,8 @@ class DiskCache:
         """Keep what was compiled of a version for as long as its files, if these are leased; else until room is wanted.
 
         Raises:
-            CacheFull: there is no room for it in the budget, and nothing is removed for its sake.
+            CacheFull: there is no room for it in the budget, and no version is removed for its sake; only what is idle
+                of what is kept of models read in place, least recently used first.
             DiskUnusable: it cannot be written, or the version's files have been removed meanwhile.
         """
         directory = _place(self._root) / version.digest
@@ -184,9 +191,10 @@ class DiskCache:
             if version.storage.in_place:
                 _make_private(self._root, self._mode)
             with locked(directory.parent, KEEP_TIMEOUT):
+                others = _others_kept(version, directory.parent)
+                self._admit_compiled(version, len(data), directory.parent, others)
                 if version.storage.in_place:
                     _make_place_for_compiled(version, directory, self._mode)
-                self._admit_compiled(version, len(data), directory.parent)
                 self._write_compiled(directory, name, data)
         except OSError as exc:
             raise DiskUnusable(f"cannot keep what was compiled of {version}: {exc.strerror or exc}") from exc
@@ -336,12 +344,33 @@ class DiskCache:
         except (CacheFull, OSError) as exc:
             logger.debug("not keeping what was compiled of %s: %s", version, exc)
 
-    def _admit_compiled(self, version: ModelVersion, size: int, home: Path) -> None:
-        used = sum(_held(path).size for path in _directories(home))
-        if used + size > self._budget:
-            raise CacheFull(
-                f"what was compiled of {version} needs {size} bytes of disk; {used} of {self._budget} are used"
-            )
+    def _admit_compiled(self, version: ModelVersion, size: int, home: Path, others: Sequence[Path] = ()) -> None:
+        """Make sure of room in the budget, if need be by removing what is idle of ``others``, from the first on.
+
+        Removes none if that would not help. Needs the cache's lock.
+        """
+        held = {path: _held(path).size for path in _directories(home)}
+        used = sum(held.values())
+        excess = used + size - self._budget
+        victims: list[tuple[Path, int]] = []
+        try:
+            for path in others:
+                if excess <= 0:
+                    break
+                lock = try_exclusive(path / COMPILED)
+                if lock is not None:
+                    victims.append((path, lock))
+                    excess -= held[path]
+            if excess > 0:
+                raise CacheFull(
+                    f"what was compiled of {version} needs {size} bytes of disk; {used} of {self._budget} are used"
+                )
+            for path, _ in victims:
+                logger.info("evicting %s from disk, %d bytes", path.name, held[path])
+                _clear(_bury(path))
+        finally:
+            for _, lock in victims:
+                os.close(lock)
 
     def _write_compiled(self, directory: Path, name: str, data: bytes) -> None:
         """Write a file that is found as a whole or not at all. Needs the cache's lock."""
@@ -456,22 +485,54 @@ def _files(directory: Path, fetched: Fetched | None = None) -> Files:
     return Files(directory, fetched, directory / COMPILED)
 
 
-def _make_place_for_compiled(version: ModelVersion, directory: Path, mode: int) -> None:
-    """Make a directory like a version's, without its files, which are read in place. Needs the cache's lock.
+@contextmanager
+def _in_use(kept: Path, compiled: Path | None) -> Iterator[None]:
+    """Keep what is kept of a model read in place, if it is there and may be read, from making room for its like."""
+    lock = None
+    # The model is read where it is, whatever is wrong with the cache.
+    with suppress(OSError):
+        lock = share(compiled) if compiled else None
+    # At once as well, as a process that is killed does not come to the end.
+    _touch(kept)
+    try:
+        yield
+    finally:
+        _touch(kept)
+        if lock is not None:
+            os.close(lock)
 
-    What was compiled of other bytes under the same name goes, as nobody else would remove it.
+
+def _others_kept(version: ModelVersion, home: Path) -> list[Path]:
+    """Return where something is kept of other models read in place, least recently used first. Needs the cache's lock.
+
+    What nobody will ask for goes, as nobody else would remove it: what was compiled of other bytes under the same name,
+    and what has not been used for long.
     """
+    others = []
+    for path in _directories(home):
+        found = read_manifest(path)
+        if not found or found.files or path.name == version.digest:
+            continue
+        if (found.model, found.version, found.source) == (*version.id, str(version.storage)):
+            _clear(_bury(path))
+        elif time.time() - _last_used(path) > KEPT_TTL and (lock := try_exclusive(path / COMPILED)) is not None:
+            os.close(lock)
+            _clear(_bury(path))
+        else:
+            others.append(path)
+    return sorted(others, key=_last_used)
+
+
+def _make_place_for_compiled(version: ModelVersion, directory: Path, mode: int) -> None:
+    """Make a directory like a version's, without its files, which are read in place. Needs the cache's lock."""
     if directory.is_dir():
         return
-    mine = Manifest.of(version, {}, is_synced=True)
-    for path in _directories(directory.parent):
-        found = read_manifest(path)
-        if found and not found.files and (found.model, found.version, found.source) == (*version.id, mine.source):
-            _clear(_bury(path))
     new = directory.with_name(f"{_GRAVE}{directory.name}-{os.getpid()}-{time.monotonic_ns()}")
     new.mkdir(mode=mode)
     try:
-        mine.write(new)
+        # What cannot be locked could never be removed.
+        (new / COMPILED).mkdir(mode=mode)
+        Manifest.of(version, {}, is_synced=True).write(new)
         new.rename(directory)
     except BaseException:
         _clear(new)
@@ -643,7 +704,8 @@ def _place(root: Path) -> Path:
     That is ``root`` itself, unless it is the machine's and open to everybody, as Kubernetes makes volumes: then it is
     a directory of our own below.
     """
-    with suppress(FileNotFoundError):
+    # Not there yet, or not to be looked at; who needs it will be told.
+    with suppress(OSError):
         found = root.stat()
         if found.st_uid == 0 and os.geteuid() != 0 and found.st_mode & 0o022:
             return root / f"decant-{os.geteuid()}"

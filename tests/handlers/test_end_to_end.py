@@ -257,8 +257,7 @@ def test_a_port_that_is_taken_fails_the_start(front: str, tmp_path: Path) -> Non
         flags = ["--rest_port", port, "--port", "0"] if front == "REST" else ["--port", port]
         with decant_serve(tmp_path, *model_flags(DIGITS), *flags, wait=False) as server:
             assert server.process.wait(30) == 3
-    assert "cannot start digits from " in server.log().splitlines()[-1]
-    assert port in server.log().splitlines()[-1]
+    assert any("cannot start digits from " in line and port in line for line in server.log().splitlines())
 
 
 def test_an_object_that_changes_while_it_is_first_fetched_is_listed_anew(s3: SeaweedFS, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gzip
 import json
@@ -82,6 +83,16 @@ REQUESTS: Mapping[str, tuple[str, str, Fields, Fields, bytes]] = {
     "the document": ("GET", "/openapi.json", {}, {}, b""),
     "the document for people": ("GET", "/docs", {}, {}, b""),
 }
+
+
+@pytest.fixture(autouse=True)
+def event_loop_of_mangums() -> Iterator[None]:
+    """Mangum takes the thread's event loop, or leaves a new one there for good."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    asyncio.set_event_loop(None)
+    loop.close()
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["", "CORS"])

@@ -16,6 +16,7 @@ from model_cache.disk import DiskCache
 from model_cache.errors import BlobChanged, CacheFull, DiskUnusable, StorageInterrupted
 from model_cache.local import LocalStorage
 from model_cache.locks import locked
+from model_cache.manifest import NAME as MANIFEST
 from model_cache.repository import ModelRepository, ModelVersion
 from model_cache.storage import Blob
 from tests.fakes import Clock, Gate, MemoryStorage, no_more_threads
@@ -253,6 +254,129 @@ def test_what_is_compiled_of_a_model_read_in_place_makes_room_for_versions(tmp_p
     lease(cache, version())
     assert kept(tmp_path / "cache") == {}
     assert len(cache.entries()) == 1
+
+
+def names_of(cache: DiskCache) -> set[str]:
+    """Return the directories of the models that something is kept of."""
+    return {Path(entry.manifest.source).name for entry in cache.entries() if entry.manifest}
+
+
+def age(cache: Path, version: ModelVersion, seconds: float) -> None:
+    then = time.time() - seconds
+    os.utime(cache / version.digest / MANIFEST, (then, then))
+
+
+def three_in_place(tmp_path: Path, cache: DiskCache) -> list[ModelVersion]:
+    """Keep 100 bytes each of three models, of which the second was used least recently, then the first."""
+    versions = [in_place(tmp_path / name) for name in ("a", "b", "c")]
+    for version, hours in zip(versions, (2, 3, 1), strict=True):
+        cache.keep_compiled(version, "x.blob", b"x" * 100)
+        age(tmp_path / "cache", version, hours * 3600)
+    return versions
+
+
+def test_what_has_no_room_leaves_no_trace_of_a_model_read_in_place(tmp_path: Path) -> None:
+    cache = DiskCache(tmp_path / "cache", 300)
+    three_in_place(tmp_path, cache)
+    with pytest.raises(CacheFull, match="needs 301 bytes of disk; 300 of 300 are used"):
+        cache.keep_compiled(in_place(tmp_path / "large"), "x.blob", b"x" * 301)
+    # Nor is anything removed in vain.
+    assert names_of(cache) == {"a", "b", "c"}
+    assert len([*(tmp_path / "cache").iterdir()]) == 3
+
+
+@pytest.mark.parametrize(("size", "left"), [(1, {"a", "c"}), (100, {"a", "c"}), (101, {"c"}), (300, set())])
+def test_models_read_in_place_make_room_for_each_other_the_least_recently_used_first(
+    size: int, left: set[str], tmp_path: Path
+) -> None:
+    cache = DiskCache(tmp_path / "cache", 300)
+    three_in_place(tmp_path, cache)
+    cache.keep_compiled(in_place(tmp_path / "new"), "x.blob", b"x" * size)
+    assert names_of(cache) == left | {"new"}
+    assert len([*(tmp_path / "cache").iterdir()]) == len(left) + 1
+
+
+def test_what_was_compiled_of_a_version_that_was_fetched_finds_room_as_well_and_takes_none_of_versions(
+    tmp_path: Path,
+) -> None:
+    cache = DiskCache(tmp_path / "cache", version().size + 100)
+    cache.keep_compiled(in_place(tmp_path / "model"), "x.blob", b"x" * 100)
+    with cache.lease(version()):
+        cache.keep_compiled(version(), "x.blob", b"y" * 100)
+    assert kept(tmp_path / "cache") == {"x.blob": b"y" * 100}
+    with pytest.raises(CacheFull):
+        cache.keep_compiled(in_place(tmp_path / "model"), "x.blob", b"x")
+    assert len(cache.entries()) == 1
+
+
+def test_what_is_kept_of_a_model_in_use_goes_for_versions_only(tmp_path: Path) -> None:
+    cache = DiskCache(tmp_path / "cache", 1000)
+    found = in_place(tmp_path / "model")
+    cache.keep_compiled(found, "x.blob", b"x" * 900)
+    new = in_place(tmp_path / "new")
+    with cache.lease(found):
+        age(tmp_path / "cache", found, 8 * 24 * 3600)
+        with pytest.raises(CacheFull):
+            cache.keep_compiled(new, "x.blob", b"x" * 200)
+        assert names_of(cache) == {"model"}
+        lease(cache, version())
+        assert kept(tmp_path / "cache") == {}
+
+
+def test_what_nobody_has_used_for_a_week_goes_when_something_new_is_kept(tmp_path: Path) -> None:
+    root, day = tmp_path / "cache", 24 * 3600
+    cache = DiskCache(root, BIG)
+    old, recent, leased = three_in_place(tmp_path, cache)
+    new = in_place(tmp_path / "new")
+    lease(cache, version())
+    age(root, version(), 8 * day)
+    for found, days in ((old, 7.1), (recent, 6.9), (leased, 8)):
+        age(root, found, days * day)
+    # Which is touched as it begins: the process may be killed before it ends.
+    with cache.lease(leased):
+        cache.keep_compiled(new, "x.blob", b"x")
+    assert {path.name for path in root.iterdir()} == {found.digest for found in (recent, leased, new, version())}
+    age(root, leased, 8 * day)
+    # Not removed by who keeps more of the same.
+    cache.keep_compiled(leased, "y.blob", b"y")
+    assert sorted(path.name for path in (root / leased.digest / "compiled").iterdir()) == ["x.blob", "y.blob"]
+
+
+def test_the_place_of_what_could_not_be_written_goes_too(tmp_path: Path) -> None:
+    cache = DiskCache(tmp_path / "cache", BIG)
+    found = in_place(tmp_path / "model")
+    with pytest.raises(DiskUnusable, match="File name too long"):
+        cache.keep_compiled(found, "x" * 300, b"x")
+    age(tmp_path / "cache", found, 8 * 24 * 3600)
+    cache.keep_compiled(in_place(tmp_path / "new"), "x.blob", b"x")
+    assert names_of(cache) == {"new"}
+
+
+def test_no_descriptor_is_left_open_by_what_is_kept_leased_evicted_and_refused(tmp_path: Path) -> None:
+    cache = DiskCache(tmp_path / "cache", 300)
+    before = len([*Path("/proc/self/fd").iterdir()])
+    first, *_ = three_in_place(tmp_path, cache)
+    with cache.lease(first):
+        cache.keep_compiled(in_place(tmp_path / "new"), "x.blob", b"x" * 100)
+        with pytest.raises(CacheFull):
+            cache.keep_compiled(in_place(tmp_path / "large"), "x.blob", b"x" * 300)
+    assert len([*Path("/proc/self/fd").iterdir()]) == before
+
+
+def test_a_lease_of_a_model_read_in_place_counts_as_use_from_its_beginning(tmp_path: Path) -> None:
+    cache = DiskCache(tmp_path / "cache", BIG)
+    found = in_place(tmp_path / "model")
+    cache.keep_compiled(found, "x.blob", b"x")
+
+    def last_used() -> float:
+        (entry,) = cache.entries()
+        return time.time() - entry.last_used
+
+    age(tmp_path / "cache", found, 3600)
+    with cache.lease(found):
+        assert last_used() < 600
+        age(tmp_path / "cache", found, 3600)
+    assert last_used() < 600
 
 
 @NEEDS_ROOT

@@ -131,6 +131,24 @@ def test_models_that_are_local_are_read_where_they_are(root: Path) -> None:
     assert not root.exists()
 
 
+@pytest.mark.parametrize("what", ["below a file", "a loop", "not to be looked at"])
+def test_models_that_are_local_need_no_cache_directory(what: str, tmp_path: Path) -> None:
+    root = tmp_path / "cache" / "below"
+    if what == "below a file":
+        root.parent.write_bytes(b"")
+    elif what == "a loop":
+        root.parent.symlink_to("cache")
+    else:
+        # As the rights of others are to this user, but also to root.
+        root = tmp_path / ("x" * 300)
+    version = listed(open_storage(str(DIGITS)), name="digits")
+    cache = DiskCache(root, BIG)
+    with cache.lease(version) as files:
+        assert (files.directory, files.compiled) == (DIGITS / "1", None)
+    with pytest.raises(DiskUnusable, match="cannot keep what was compiled of digits/1"):
+        cache.keep_compiled(version, "a.blob", b"blob")
+
+
 def test_nothing_that_looks_like_a_version_is_there_while_it_is_fetched(root: Path) -> None:
     storage = stored()
     version = listed(storage)
@@ -867,7 +885,8 @@ def test_a_directory_that_disappears_comes_again(root: Path) -> None:
 
 def test_a_directory_that_disappears_under_way_is_told_and_the_next_download_is_whole(root: Path) -> None:
     version = version_of(1000)
-    left = [lambda: shutil.rmtree(root)]
+    # At once: one file after the other would meet those that are just being made.
+    left = [lambda: root.rename(root.with_name("gone"))]
     store_of(version).before_piece = lambda blob, position: left and left.pop()()
     with pytest.raises(DiskUnusable):
         lease(DiskCache(root, BIG), version)

@@ -11,9 +11,10 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-LARGE = 8 << 20
+LARGE = 16 << 20
 """Bytes from which on a block of memory goes back to the system the moment it is freed. To get one anew then costs up
-to 0.3 ms for each MiB, so it is not for the arrays of every request."""
+to 0.3 ms for each MiB, so it is not for the arrays of every request, nor for what the JSON of an image is parsed into:
+eight times its size."""
 PATIENCE = 0.25
 """Seconds that a load waits for another to be measured alone: of small models, several; for a large one, hardly worth
 mentioning."""

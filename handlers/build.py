@@ -18,7 +18,7 @@ from model_cache.disk import DiskCache
 from model_cache.repository import ModelRepository, ModelVersion
 from model_cache.storage import open_storage
 from model_cache.timeline import span
-from runtime.compiled import DEFAULTS, beginning_of, properties_of
+from runtime.compiled import beginning_of, properties_of, with_defaults
 from runtime.deferred import DeferredLoader
 from runtime.servable import Servable
 from runtime.server import ModelServer
@@ -75,7 +75,7 @@ def open_disk_cache(
     Args:
         config: the properties for which compiled models are fetched along; for any, if None.
     """
-    compiled = "" if config is None else beginning_of(properties_of({**DEFAULTS, **config}))
+    compiled = "" if config is None else beginning_of(properties_of(with_defaults(config)))
     directory = Path(settings.cache_dir)
     budget = settings.disk_budget or disk_room(directory)
     if not settings.disk_budget and _is_disk_memory(settings):

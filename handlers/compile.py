@@ -21,13 +21,13 @@ from model_cache.errors import LoadFailed, StorageUnavailable
 from model_cache.local import LocalStorage
 from model_cache.repository import ModelVersion
 from runtime.compiled import (
-    DEFAULTS,
     OWN_PROPERTIES,
     CompiledFiles,
     CompiledModel,
     Unfit,
     can_be_exported,
     properties_of,
+    with_defaults,
 )
 from runtime.compiler import compile_to_export, exported
 from runtime.engine import model_file, reason
@@ -58,7 +58,7 @@ def compile_ahead(
         raise SettingsError(f"plugin_config has {', '.join(sorted(own))}, with which nothing is compiled ahead")
     found = find(open_repository(model, settings), version)
     given = properties(settings, cpu_room())
-    config = {**DEFAULTS, **given}
+    config = with_defaults(given)
     with open_disk_cache(settings, given).lease(found) as files:
         path = model_file(found, files.directory)
         compiled = _measured(_compiled(found, files, path, config), path, config)

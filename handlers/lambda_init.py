@@ -84,7 +84,8 @@ def start(settings: Settings, kind: str, patience: float = INIT_PATIENCE) -> Fun
         names = [model.name for model in models] if kind in EAGER or len(models) == 1 else []
         preload = Preload(server, names)
         function = _function(settings, server)
-        errors = preload.wait(None if kind in EAGER else max(0.0, began + patience - time.monotonic()))
+    # In haste no more: with many models or recorded requests this may take minutes, in which there is garbage.
+    errors = preload.wait(None if kind in EAGER else max(0.0, began + patience - time.monotonic()))
     if kind == _SNAP_START:
         from handlers.snapshot import Snapshot
 

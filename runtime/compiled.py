@@ -139,6 +139,11 @@ def _header(line: bytes) -> Header:
     return header
 
 
+def with_defaults(config: Mapping[str, str] | None) -> dict[str, str]:
+    """Return all that a model is compiled with, of which these are the properties that were asked for."""
+    return {**DEFAULTS, **(config or {})}
+
+
 def properties_of(config: Mapping[str, str]) -> dict[str, str]:
     """Return which of these properties make models that are compiled with them what they are."""
     return {name: value for name, value in config.items() if name not in _OF_THE_PROCESS}

@@ -15,7 +15,7 @@ from model_cache.disk import DiskCache, Files
 from model_cache.errors import ModelCacheError
 from model_cache.repository import ModelVersion
 from model_cache.timeline import span
-from runtime.compiled import DEFAULTS, CompiledFiles, CompiledModel, Origin, Unfit, can_be_exported, properties_of
+from runtime.compiled import CompiledFiles, CompiledModel, Origin, Unfit, can_be_exported, properties_of, with_defaults
 from runtime.openvino_core import DEVICE, core, openvino
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Compiler:
             keeps_compiled: whether some are made for later processes; they must be used, too.
         """
         self._files = files
-        self._config = {**DEFAULTS, **(config or {})}
+        self._config = with_defaults(config)
         self._uses_compiled = uses_compiled
         self._keeps_compiled = uses_compiled and keeps_compiled
         self._clock = clock

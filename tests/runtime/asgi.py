@@ -45,7 +45,7 @@ def call(
     """Send a request, its body whole or in chunks, and collect the answer.
 
     A body that is whole has its Content-Length, as clients send it; one in chunks has none. The target is that of the
-    request line, and is taken apart as uvicorn does it.
+    request line, and is taken apart as ASGI servers do it.
     """
     chunks = [body] if isinstance(body, bytes) else list(body)
     path, _, query = target.partition("?")

@@ -30,8 +30,8 @@ from runtime.compiled import (
     with_defaults,
 )
 from runtime.compiler import compile_to_export, exported
-from runtime.engine import model_file, reason
-from runtime.openvino_core import openvino
+from runtime.engine import model_file
+from runtime.openvino_core import openvino, reason
 
 RUNS = 3
 """Processes that each way is measured in; the least of them counts."""

@@ -180,7 +180,7 @@ class Reload:
         if self._is_new(model):
             return self._never_listed(model) or open_repository(model, self._settings)
         repository = before[model.name]
-        return repository if model.policy == self._models[model.name].policy else repository.with_policy(model.policy)
+        return repository if model.policy == self._models[model.name].policy else repository.with_terms(model.policy)
 
     def _never_listed(self, model: ModelConfig) -> ModelRepository | None:
         """Return the model's repository of the last try, if that has not lived to see its first listing."""

@@ -11,9 +11,9 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -43,13 +43,19 @@ class ServableId(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ModelVersion:
-    """A version as found in storage. Two are equal if they are the same version of the same bytes."""
+    """A version as found in storage. Two are equal if they are the same version of the same bytes, to be made ready in
+    the same way.
+    """
 
     id: ServableId
     prefix: str
     """What the blobs' keys start with, ending in a slash."""
     blobs: tuple[Blob, ...]
     storage: Storage
+    options: Hashable = None
+    """What whoever makes it ready has to know, and nobody here understands. No part of the digest: it is the same files
+    whatever is made of them.
+    """
 
     def __str__(self) -> str:
         return str(self.id)
@@ -83,11 +89,13 @@ class ModelVersion:
         return digest.hexdigest()
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ModelVersion) and (self.id, self.digest) == (other.id, other.digest)
+        if not isinstance(other, ModelVersion):
+            return False
+        return (self.id, self.options, self.digest) == (other.id, other.options, other.digest)
 
     @cached_property
     def _hash(self) -> int:
-        return hash((self.id, self.digest))
+        return hash((self.id, self.options, self.digest))
 
     def __hash__(self) -> int:
         return self._hash
@@ -144,6 +152,7 @@ class ModelRepository:
 
     Args:
         policy: which versions are offered; all, if there is none.
+        options: of all its versions.
         ready_marker: name of a file that whoever uploads a version writes last. If given, a directory without it is no
             version, and one with it is whole.
         refresh_timeout: seconds after which a listing under way is not counted on any more.
@@ -155,6 +164,7 @@ class ModelRepository:
         storage: Storage,
         *,
         policy: VersionPolicy | None = None,
+        options: Hashable = None,
         ready_marker: str = "",
         ttl: float = LISTING_TTL,
         refresh_timeout: float = REFRESH_TIMEOUT,
@@ -164,6 +174,7 @@ class ModelRepository:
         self.name = name
         self._storage = storage
         self._policy = policy or All()
+        self._options = options
         self._ready_marker = ready_marker
         self._ttl = ttl
         # Two looks that find the same count if they are this many seconds apart.
@@ -242,12 +253,13 @@ class ModelRepository:
         known = self._known
         return None if known is None else known.versions
 
-    def with_policy(self, policy: VersionPolicy | None) -> ModelRepository:
-        """Return another repository that differs in its policy, and knows what this one knows."""
+    def with_terms(self, policy: VersionPolicy | None, options: Hashable = None) -> ModelRepository:
+        """Return another repository that differs in its policy and options, and knows what this one knows."""
         other = ModelRepository(
             self.name,
             self._storage,
             policy=policy,
+            options=options,
             ready_marker=self._ready_marker,
             ttl=self._ttl,
             refresh_timeout=self._refresh_timeout,
@@ -256,10 +268,17 @@ class ModelRepository:
         with self._lock:
             known, other._begun, other._expired = self._known, self._begun, self._expired
         if known:
-            other._known = other._listing(
-                known.ticket, known.since, known.settled, known.sightings, is_outdated=known.is_outdated
-            )
+            settled = {number: other._adopt(version) for number, version in known.settled.items()}
+            sightings = {
+                number: sighting._replace(version=other._adopt(sighting.version))
+                for number, sighting in known.sightings.items()
+            }
+            other._known = other._listing(known.ticket, known.since, settled, sightings, is_outdated=known.is_outdated)
         return other
+
+    def _adopt(self, version: ModelVersion) -> ModelVersion:
+        # The same object, wherever it can be: a look-up of it is an identity check.
+        return version if version.options == self._options else replace(version, options=self._options)
 
     def outdate(self) -> None:
         """Have the next call list anew and not wait for it, whatever the clock says.
@@ -412,7 +431,10 @@ class ModelRepository:
             if number is None or (self._ready_marker and len(files) == len(blobs)):
                 continue
             # "007" and "7" are one version; the first found is it.
-            found.setdefault(number, ModelVersion(ServableId(self.name, number), f"{directory}/", files, self._storage))
+            found.setdefault(
+                number,
+                ModelVersion(ServableId(self.name, number), f"{directory}/", files, self._storage, self._options),
+            )
         return dict(sorted(found.items()))
 
     def _keep(self, ticket: int) -> _Listing | None:

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec, module_from_spec
+from pathlib import Path
 from typing import Any
 
 from model_cache.timeline import span
@@ -74,6 +75,15 @@ def check_properties(properties: Mapping[str, str]) -> None:
         # Where in its sources it says so comes first.
         reason = re.sub(r"^(Exception from .*\n|Check '.*' failed at \S+\s+)*", "", str(exc))
         raise ValueError(reason.strip()[:500]) from exc
+
+
+def reason(exc: Exception, directory: Path | None = None) -> str:
+    """Return what OpenVINO says, less where in its sources it says so and less the directory, which is our own."""
+    text = str(exc).replace(f"{directory}/", "") if directory else str(exc)
+    text = text.replace("Caught exception: ", "")
+    lines = [line.strip() for line in text.splitlines()]
+    telling = [line for line in lines if line and not line.startswith(("Exception from ", "Check '"))]
+    return re.sub(r" (failed )?at src/\S+", r" \1", " ".join(telling or lines))[:500].strip()
 
 
 def _import_binding() -> None:

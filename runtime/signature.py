@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from runtime.errors import InvalidRequest
@@ -31,7 +32,13 @@ class TensorSpec(NamedTuple):
     name: str
     dtype: Dtype
     shape: tuple[int, ...] | None
-    """`DYNAMIC` where any size will do; None if even the rank is open."""
+    """`DYNAMIC` where any size will do, or any within the bounds; None if even the rank is open."""
+    layout: str = ""
+    """OpenVINO's: what the dimensions are, such as NHWC or N...; empty if nobody has said."""
+    bounds: tuple[tuple[int, int], ...] | None = None
+    """The least and the largest size of each dimension, the latter `DYNAMIC` if there is none. None if the shape says
+    it all.
+    """
 
     def admits(self, shape: tuple[int, ...]) -> bool:
         if self.shape is None:
@@ -50,3 +57,7 @@ class Signature(NamedTuple):
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
     method_name: str = PREDICT_METHOD
+    special_inputs: Mapping[str, TensorSpec] = MappingProxyType({})
+    """What a request may bring besides, for the server and not for the model: OpenVINO Model Server's term."""
+    special_outputs: Mapping[str, TensorSpec] = MappingProxyType({})
+    """What is answered besides."""

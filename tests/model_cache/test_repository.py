@@ -523,14 +523,14 @@ def test_what_came_while_nobody_could_look_is_judged_by_its_age(clock: Clock) ->
     assert look_again(models, clock) == [2, 3, 4]
 
 
-@pytest.mark.parametrize("then", ["with_policy", "expire"])
+@pytest.mark.parametrize("then", ["with_terms", "expire"])
 def test_an_outdated_listing_that_changes_otherwise_is_outdated_still(clock: Clock, then: str) -> None:
     storage = MemoryStorage({"1/a": b"a", "2/a": b"a"})
     models = repository(storage, clock)
     gone = models.find(1)
     models.outdate()
-    if then == "with_policy":
-        models = models.with_policy(Latest(1))
+    if then == "with_terms":
+        models = models.with_terms(Latest(1))
     else:
         models.expire(gone)
     storage.blobs["3/a"] = b"a"

@@ -17,8 +17,9 @@ import numpy as np
 from model_cache.disk import DiskCache
 from model_cache.local import LocalStorage
 from model_cache.repository import ModelRepository, ModelVersion
-from runtime.engine import OpenVinoLoader, OpenVinoServable
+from runtime.engine import OpenVinoLoader
 from runtime.openvino_core import openvino
+from runtime.openvino_servable import OpenVinoServable
 from runtime.signature import Dtype
 from tests.fakes import MemoryStorage
 

@@ -35,8 +35,9 @@ from runtime.compiled import (
     read,
 )
 from runtime.compiler import compile_to_export, exported
-from runtime.engine import OpenVinoLoader, OpenVinoServable
+from runtime.engine import OpenVinoLoader
 from runtime.openvino_core import core, openvino
+from runtime.openvino_servable import OpenVinoServable
 from runtime.servable import Tensors
 from tests.fakes import PATIENCE, until
 from tests.runtime import models

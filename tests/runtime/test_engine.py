@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 
 from model_cache.disk import DiskCache
 from model_cache.errors import LoadFailed
-from runtime.engine import OpenVinoLoader, OpenVinoServable
+from runtime.engine import OpenVinoLoader
 from runtime.errors import DeadlineExceeded, InvalidRequest, Overloaded, SignatureNotFound
 from runtime.memory import resident, trim
 from runtime.openvino_core import openvino
+from runtime.openvino_servable import OpenVinoServable
 from runtime.signature import DEFAULT_SIGNATURE, TensorSpec
 from tests.conftest import DIGITS
 from tests.fakes import until

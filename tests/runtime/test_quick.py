@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from runtime.contract import Call, Contract
-from runtime.engine import OpenVinoLoader, OpenVinoServable
+from runtime.engine import OpenVinoLoader
 from runtime.errors import DeadlineExceeded
+from runtime.openvino_servable import OpenVinoServable
 from runtime.pool import Pool
 from runtime.servable import Tensors
 from runtime.signature import DEFAULT_SIGNATURE

@@ -1120,7 +1120,7 @@ def test_a_policy_that_changes_reloads_nothing_that_is_still_wanted() -> None:
             predict(s.server, version)
         assert predict(s.server) == (3, Y)
         s.break_storage(StorageUnavailable("no route to host"))
-        s.server.configure({NAME: s.repository.with_policy(Latest(2))})
+        s.server.configure({NAME: s.repository.with_terms(Latest(2))})
         assert s.loader.servables[1].is_closed
         assert (predict(s.server), predict(s.server, 2)) == ((3, Y), (2, Y))
         with pytest.raises(ModelNotFound):
@@ -1132,7 +1132,7 @@ def test_a_policy_that_leaves_out_what_serves_lets_it_serve_until_the_other_is_l
     with stage(1, 2) as s:
         assert predict(s.server) == (2, Y)
         gate = s.loader.hold(1)
-        s.server.configure({NAME: s.repository.with_policy(Specific(frozenset({1})))})
+        s.server.configure({NAME: s.repository.with_terms(Specific(frozenset({1})))})
         assert predict(s.server) == (2, Y)
         gate.wait_until_reached()
         gate.open()

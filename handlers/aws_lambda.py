@@ -18,5 +18,5 @@ _settings = read_settings(
         "enable_signature_warmup": _kind in EAGER,
     },
 )
-configure_logging(_settings.log_level)
+configure_logging(_settings)
 handler = start(_settings, _kind)

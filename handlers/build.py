@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from handlers.configuration import ModelConfig, models_of, read
+from handlers.configuration import Configuration, ModelConfig, models_of, read
 from handlers.limits import cpu_room, disk_room, is_in_memory, memory_room
 from handlers.progress import watch
 from handlers.properties import properties
@@ -25,6 +26,9 @@ from runtime.server import ModelServer
 
 if TYPE_CHECKING:
     from runtime.batching import BatchingParameters
+    from runtime.metrics import Metrics
+
+logger = logging.getLogger(__name__)
 
 MEMORY_SHARE = 0.7
 """Of the memory there is, for loaded models; the rest is for requests, and for the peak while a model compiles."""
@@ -34,19 +38,20 @@ _STREAM_MEMORY = 64 << 20
 """Bytes of memory there should be for each part that is read at once: a few of them are in buffers at any moment."""
 
 
-def build_server(settings: Settings, models: Sequence[ModelConfig] | None = None, processes: int = 1) -> ModelServer:
+def build_server(settings: Settings, configuration: Configuration | None = None, processes: int = 1) -> ModelServer:
     """Return the server of these models, or of those that the settings name, with nothing loaded.
 
     Args:
         settings: what it is like.
-        models: None for those that the settings name.
+        configuration: None for what the settings name.
         processes: how many like this one share memory and CPUs.
 
     Raises:
         SettingsError: there is no model, or its path is of no kind that can be read.
         StorageUnavailable: the storage's SDK is missing or cannot be set up.
     """
-    models = models_of(settings) if models is None else models
+    configuration = models_of(settings) if configuration is None else configuration
+    repositories, rejected = open_repositories(configuration, settings)
     share = MEMORY_SHARE - (_DISK_SHARE if _is_disk_memory(settings) else 0.0)
     memory_budget = (settings.memory_budget or int(memory_room() * share)) // processes
     config = properties(settings, cpu_room() / processes)
@@ -58,13 +63,25 @@ def build_server(settings: Settings, models: Sequence[ModelConfig] | None = None
         # One caller may be no request: whoever loads all models at a start.
         return cache.waiting(version) > 1
 
-    cache = ModelCache[ModelVersion, Servable](_loader(settings, files, config, is_awaited), memory_budget)
+    loader = _loader(settings, files, config, is_awaited, processes)
+    metrics = _metrics(settings, configuration)
+    if metrics is not None:
+        from runtime.metrics import MeteredLoader
+
+        loader = MeteredLoader(loader, metrics)
+    cache = ModelCache[ModelVersion, Servable](
+        loader,
+        memory_budget,
+        is_kept=lambda servable: servable.is_kept,
+    )
     return ModelServer(
-        {model.name: open_repository(model, settings) for model in models},
+        repositories,
         cache,
         files,
-        labels={model.name: model.labels for model in models},
+        labels={model.name: model.labels for model in configuration.models},
+        rejected=rejected,
         load_timeout=settings.load_timeout,
+        metrics=metrics,
     )
 
 
@@ -91,6 +108,26 @@ def open_disk_cache(
     )
 
 
+def open_repositories(
+    configuration: Configuration, settings: Settings
+) -> tuple[Mapping[str, ModelRepository], Mapping[str, str]]:
+    """Return where each model is, and why some are nowhere, by their names.
+
+    Raises:
+        SettingsError, StorageUnavailable: one is nowhere, which for TensorFlow Serving's files and flags is for all.
+    """
+    repositories, rejected = {}, dict(configuration.rejected)
+    for model in configuration.models:
+        try:
+            repositories[model.name] = open_repository(model, settings)
+        except SettingsError as exc:
+            if not configuration.is_json:
+                raise
+            logger.warning("%s; it is not served", exc)
+            rejected[model.name] = str(exc)
+    return repositories, rejected
+
+
 def open_repository(model: ModelConfig, settings: Settings) -> ModelRepository:
     try:
         storage = open_storage(model.base_path, settings.storage_options())
@@ -101,6 +138,7 @@ def open_repository(model: ModelConfig, settings: Settings) -> ModelRepository:
         storage,
         ttl=settings.file_system_poll_wait_seconds or math.inf,
         policy=model.policy,
+        options=model.options,
         ready_marker=settings.ready_marker,
     )
 
@@ -122,11 +160,15 @@ def import_engine(*, loads_plugin: bool = True) -> None:
 
 
 def _loader(
-    settings: Settings, files: DiskCache, config: Mapping[str, str], is_awaited: Callable[[ModelVersion], bool]
+    settings: Settings,
+    files: DiskCache,
+    config: Mapping[str, str],
+    is_awaited: Callable[[ModelVersion], bool],
+    processes: int,
 ) -> Loader[ModelVersion, Servable]:
     settings.require_batching()
     parameters = _batching_parameters(settings) if settings.enable_batching else None
-    return DeferredLoader(files, partial(_engine_loader, settings, files, parameters, config, is_awaited))
+    return DeferredLoader(files, partial(_engine_loader, settings, files, parameters, config, is_awaited, processes))
 
 
 def _engine_loader(
@@ -135,8 +177,10 @@ def _engine_loader(
     parameters: BatchingParameters | None,
     config: Mapping[str, str],
     is_awaited: Callable[[ModelVersion], bool],
+    processes: int,
 ) -> Loader[ModelVersion, Servable]:
     from runtime.engine import OpenVinoLoader
+    from runtime.stateful import StatefulLoader
 
     loader: Loader[ModelVersion, Servable] = OpenVinoLoader(
         files,
@@ -144,6 +188,7 @@ def _engine_loader(
         settings.nireq or None,
         uses_compiled=settings.compiled_cache,
         keeps_compiled=settings.keep_compiled,
+        extension=settings.cpu_extension,
     )
     # What is around the engine is imported by who wants it, as all that takes time at a cold start.
     if settings.enable_model_warmup or settings.enable_signature_warmup:
@@ -157,6 +202,7 @@ def _engine_loader(
             from_signature=settings.enable_signature_warmup,
             is_awaited=is_awaited,
         )
+    loader = StatefulLoader(loader, settings.sequence_cleaner_poll_wait_minutes * 60, processes)
     if not settings.enable_batching:
         return loader
     from runtime.batching import BatchingLoader
@@ -164,6 +210,22 @@ def _engine_loader(
     return BatchingLoader(
         loader, files, parameters=parameters, reads_per_model=settings.enable_per_model_batching_parameters
     )
+
+
+def _metrics(settings: Settings, configuration: Configuration) -> Metrics | None:
+    """Return what the flags want counted, or else the file; None if neither wants anything."""
+    wanted = configuration.metrics
+    names = settings.metrics_list
+    if not settings.metrics_enable:
+        if wanted is None or not wanted.is_enabled:
+            return None
+        names = wanted.families
+    from runtime.metrics import Metrics
+
+    try:
+        return Metrics(names)
+    except ValueError as exc:
+        raise SettingsError(str(exc)) from exc
 
 
 def _check(config: Mapping[str, str]) -> None:

@@ -10,9 +10,10 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from types import FrameType
+from typing import Any
 
 from handlers.exits import STOP_SIGNALS, USAGE
-from handlers.settings import SettingsError, read_flags, read_settings, worker_channel
+from handlers.settings import SettingsError, read_flags, read_settings, without_effect, worker_channel
 from model_cache.timeline import span, timeline
 
 
@@ -22,8 +23,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     # OpenVINO Model Server has flags only, and a container may be set up by its environment alone.
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version")):
         arguments.insert(0, "serve")
+    # An image has one entry point.
+    if arguments[0] == "ovms":
+        from handlers import ovms
+
+        return ovms.main(arguments[1:])
+    if arguments[0] == "ie_serving":
+        from handlers import ie_serving
+
+        return ie_serving.main(arguments[1:])
     if arguments[0] == "serve":
-        _heed_signals()
+        heed_signals()
         flags = read_flags(arguments[1:])
         if flags is not None:
             return serve_with(flags)
@@ -32,19 +42,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(arguments)
 
 
-def serve_with(flags: Mapping[str, str | None]) -> int:
+def serve_with(
+    flags: Mapping[str, str | None], defaults: Mapping[str, Any] | None = None, command: str = "decant serve"
+) -> int:
     """Serve until a signal comes; return only if the settings cannot be.
 
     Args:
         flags: by field name, as typed.
+        defaults: the command's, where they are not `Settings`' own.
+        command: whose help says more.
     """
     try:
         with span("configure"):
-            settings = read_settings(flags)
-            from handlers.logs import configure_logging
+            settings = read_settings(flags, defaults)
+            from handlers.logs import configure_logging, logger
 
-            configure_logging(settings.log_level)
+            configure_logging(settings)
         channel = worker_channel()
+        if channel is None:
+            for line in without_effect(settings):
+                logger.warning("%s", line)
         if settings.workers != 1 and channel is None:
             from handlers.workers import supervise
 
@@ -54,11 +71,11 @@ def serve_with(flags: Mapping[str, str | None]) -> int:
 
         serve(settings, channel)
     except SettingsError as exc:
-        print(f"decant: {exc}; see decant serve --help", file=sys.stderr)
+        print(f"{command.partition(' ')[0]}: {exc}; see {command} --help", file=sys.stderr)
         return USAGE
 
 
-def _heed_signals() -> None:
+def heed_signals() -> None:
     """End at once on a signal, as long as there is nothing to drain; the server takes over when it listens."""
     for number in STOP_SIGNALS:
         signal.signal(number, _exit_at_once)

@@ -14,26 +14,28 @@ from typing import Any, NoReturn
 from handlers.cli import serve_with
 from handlers.exits import USAGE
 from handlers.logs import configure_logging
-from handlers.settings import Settings, SettingsError, add_options, read_settings
+from handlers.settings import OF_MODEL, Settings, SettingsError, add_options, read_settings
 from model_cache.errors import ModelCacheError
 from runtime.errors import InferenceError
 
 FAILED = 1
 _PATIENCE = 24 * 3600.0
 _STORAGE_OPTIONS = ("s3_endpoint", "storage_client", "storage_anonymous")
-_ONE_SHOT_OPTIONS = ("cache_dir", *_STORAGE_OPTIONS, "log_level")
-_PULL_OPTIONS = (*_ONE_SHOT_OPTIONS, "disk_budget", "ready_marker")
+_FETCH_OPTIONS = ("cache_dir", *_STORAGE_OPTIONS, "log_level")
+_ONE_SHOT_OPTIONS = (*_FETCH_OPTIONS, *OF_MODEL)
+_PULL_OPTIONS = (*_FETCH_OPTIONS, "disk_budget", "ready_marker")
 _PULL_ALL_OPTIONS = (*_PULL_OPTIONS, "model_config_file")
-_COMPILE_OPTIONS = (*_PULL_OPTIONS, "plugin_config")
+_COMPILE_OPTIONS = (*_PULL_OPTIONS, *OF_MODEL, "plugin_config")
 _CACHE_OPTIONS = ("cache_dir", "disk_budget")
 
 
 class _Parser(argparse.ArgumentParser):
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, complaint: str = "", **options: Any) -> None:
         super().__init__(**options, allow_abbrev=False)
+        self._complaint = complaint
 
     def error(self, message: str) -> NoReturn:
-        self.exit(USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+        self.exit(USAGE, f"{self.prog}: {self._complaint}{message}; see {self.prog} --help\n")
 
 
 class _Version(argparse.Action):
@@ -58,6 +60,28 @@ def run(arguments: Sequence[str]) -> int:
     return code
 
 
+def parse_flags(
+    program: str, arguments: Sequence[str], *, commands: Mapping[str, str] | None = None, complaint: str = ""
+) -> dict[str, str | None]:
+    """Return a server's flags by field name, as typed; end the process if help is asked for, or they make no sense.
+
+    Args:
+        program: its name.
+        arguments: what follows that.
+        commands: what must come before flags, and what each does; None for flags alone.
+        complaint: what errors begin with.
+    """
+    parser = _Parser(prog=program, description="OpenVINO models, poured on demand.", complaint=complaint)
+    parser.add_argument("--version", action=_Version, nargs=0, help="print versions and exit")
+    if commands is None:
+        add_options(parser)
+        return vars(parser.parse_args(arguments))
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, text in commands.items():
+        add_options(subparsers.add_parser(name, help=text))
+    return vars(parser.parse_args(arguments))
+
+
 def _parser(asked: str) -> argparse.ArgumentParser:
     """Return the parser, with the arguments of the command that is asked for; those of others take time for nothing."""
     parser = _Parser(prog="decant", description="OpenVINO models, poured on demand.")
@@ -73,6 +97,10 @@ def _parser(asked: str) -> argparse.ArgumentParser:
 def _add_serve(command: argparse.ArgumentParser) -> None:
     add_options(command)
     command.set_defaults(run=_serve)
+
+
+def _add_nothing(command: argparse.ArgumentParser) -> None:
+    """Of a command that has never come here, as `handlers.cli` knows it."""
 
 
 def _add_predict(command: argparse.ArgumentParser) -> None:
@@ -125,6 +153,8 @@ def _add_cache_commands(parser: argparse.ArgumentParser) -> None:
 
 _COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "serve": ("serve a model over REST and gRPC; also what flags alone mean", _add_serve),
+    "ovms": ("serve as OpenVINO Model Server's command does, with its defaults", _add_nothing),
+    "ie_serving": ("the same for its ancestor in Python", _add_nothing),
     "predict": ("predict once, with a model or with a server that has it", _add_predict),
     "inspect": ("show a model's versions, sizes and signatures", _add_inspect),
     "pull": ("fetch models into the cache ahead: for an image, or an init container", _add_pull),
@@ -232,7 +262,7 @@ def _settings(options: argparse.Namespace, names: Sequence[str], **others: str) 
     # Nor is anything to be gained by an inference before the one inference there is.
     defaults = {"enable_model_warmup": False, "enable_signature_warmup": False}
     settings = read_settings({**given, **others}, {"log_level": "WARNING", "load_timeout": _PATIENCE, **defaults})
-    configure_logging(settings.log_level)
+    configure_logging(settings)
     return settings
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from handlers.build import open_disk_cache, open_repository
@@ -20,18 +20,12 @@ from model_cache.disk import Files
 from model_cache.errors import LoadFailed, StorageUnavailable
 from model_cache.local import LocalStorage
 from model_cache.repository import ModelVersion
-from runtime.compiled import (
-    OWN_PROPERTIES,
-    CompiledFiles,
-    CompiledModel,
-    Unfit,
-    can_be_exported,
-    properties_of,
-    with_defaults,
-)
-from runtime.compiler import compile_to_export, exported
-from runtime.engine import model_file
+from runtime.compiled import OWN_PROPERTIES, CompiledFiles, CompiledModel, Unfit
+from runtime.compiler import Recipe, Unsuited, compile_to_export, exported, recipe_of
+from runtime.engine import names_of
+from runtime.formats import model_file
 from runtime.openvino_core import openvino, reason
+from runtime.options import options_of
 
 RUNS = 3
 """Processes that each way is measured in; the least of them counts."""
@@ -51,17 +45,17 @@ def compile_ahead(
         SettingsError: the model's path or the output is none, or nothing is exported with such properties.
         ModelCacheError: the model cannot be had or compiled, or what was compiled cannot be written.
     """
-    (model,) = models_of(settings)
+    (model,) = models_of(settings).models
     if "://" in output:
         raise SettingsError(f"--output is {output!r}; want a directory")
-    if own := (settings.plugin_config or {}).keys() & OWN_PROPERTIES:
+    if own := {*(settings.plugin_config or {}), *dict(model.options.properties)} & OWN_PROPERTIES:
         raise SettingsError(f"plugin_config has {', '.join(sorted(own))}, with which nothing is compiled ahead")
     found = find(open_repository(model, settings), version)
     given = properties(settings, cpu_room())
-    config = with_defaults(given)
     with open_disk_cache(settings, given).lease(found) as files:
         path = model_file(found, files.directory)
-        compiled = _measured(_compiled(found, files, path, config), path, config)
+        recipe = recipe_of(options_of(found.options), names_of(found, files.directory), given)
+        compiled = _measured(_compiled(found, files, path, recipe), path, recipe)
     yield from publish(found, compiled, output, is_forced=is_forced)
 
 
@@ -77,48 +71,42 @@ def publish(
     yield True, f"{found}: {_put(found, compiled, output)}"
 
 
-def _compiled(found: ModelVersion, files: Files, path: Path, config: Mapping[str, str]) -> CompiledModel:
-    if not can_be_exported(path, config):
-        raise LoadFailed(f"{found} cannot be compiled ahead: want an .xml with its .bin, have {path.name}")
+def _compiled(found: ModelVersion, files: Files, path: Path, recipe: Recipe) -> CompiledModel:
+    if not recipe.can_be_exported(path):
+        want = "an .xml with its .bin" if recipe.is_for_others else "it for the CPU, and allow_cache with auto"
+        raise LoadFailed(f"{found} cannot be compiled ahead: want {want}, have {path.name}")
     try:
-        known = CompiledFiles(found, files, path, properties_of(config), openvino().get_version())
+        known = CompiledFiles(found, files, path, recipe.identity, openvino().get_version())
         # Before it is compiled: later, somebody may have put others in their place.
         origin = known.origin()
-        return exported(known, compile_to_export(path, config), 0.0, origin)
-    except (RuntimeError, Unfit) as exc:
+        return exported(known, compile_to_export(path, recipe), 0.0, origin)
+    except (RuntimeError, Unfit, Unsuited) as exc:
         raise LoadFailed(f"cannot compile {found} from {path.name}: {reason(exc, files.directory)}") from exc
     except OSError as exc:
         raise LoadFailed(f"the files of {found} have gone or cannot be read: {exc.strerror}") from exc
 
 
-def _measured(compiled: CompiledModel, path: Path, config: Mapping[str, str]) -> CompiledModel:
+def _measured(compiled: CompiledModel, path: Path, recipe: Recipe) -> CompiledModel:
     """Return the same with the least that either way has taken."""
     with tempfile.TemporaryDirectory(prefix="decant-compile-") as directory:
         file = Path(directory, compiled.header.name)
         file.write_bytes(compiled.to_bytes())
         # In turns, so that neither has the quieter machine.
-        pairs = [(_seconds(path, config, None), _seconds(path, config, file)) for _ in range(RUNS)]
+        pairs = [(_seconds(path, recipe, None), _seconds(path, recipe, file)) for _ in range(RUNS)]
     compiling, importing = (min(times) for times in zip(*pairs, strict=True))
     return compiled.with_seconds(compiling, importing)
 
 
-def _seconds(path: Path, config: Mapping[str, str], file: Path | None) -> float:
-    argv = [
-        sys.executable,
-        # Or modules of the directory that we are in would come before ours.
-        "-P",
-        "-m",
-        "runtime.stopwatch",
-        str(path),
-        json.dumps(dict(config)),
-        *([str(file)] if file else []),
-    ]
+def _seconds(path: Path, recipe: Recipe, file: Path | None) -> float:
+    # -P, or modules of the directory that we are in would come before ours.
+    argv = [sys.executable, "-P", "-m", "runtime.stopwatch"]
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=_TIMEOUT, check=True)
+        task = pickle.dumps((path, recipe, file))
+        done = subprocess.run(argv, input=task, capture_output=True, timeout=_TIMEOUT, check=True)
     except subprocess.TimeoutExpired as exc:
         raise LoadFailed(f"{path.name} has not been loaded after {_TIMEOUT:.0f} s") from exc
     except subprocess.CalledProcessError as exc:
-        last = exc.stderr.strip().splitlines()[-1:] or [f"exit code {exc.returncode}"]
+        last = exc.stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"exit code {exc.returncode}"]
         raise LoadFailed(f"{path.name} cannot be loaded in a process of its own: {last[0][:500]}") from exc
     except OSError as exc:
         raise LoadFailed(f"no process can be started to load {path.name} in: {exc.strerror}") from exc

@@ -7,14 +7,18 @@ import socket
 import stat
 import sys
 import threading
+import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from handlers.ports import hold
 from model_cache.locks import locked
 from runtime.server import ModelServer
 from runtime.servicers import MAX_MESSAGE, SERVICES, Reload, service_handlers
@@ -41,6 +45,9 @@ class GrpcServer:
         tls: for the port; None for plain text.
         has_reflection: whether it tells what it serves.
         is_shared: whether other processes of this user may listen on the port, too.
+        workers: servers on the port, which share threads; the kernel gives each connection to one of them.
+        max_threads: in which calls are answered; 0 for as many as there may be calls. Health checks wait for one, too.
+        channel_arguments: gRPC's, before ours.
         reload, tensor_content_from, max_requests: as `service_handlers`.
     """
 
@@ -58,36 +65,48 @@ class GrpcServer:
         tensor_content_from: int = 0,
         is_shared: bool = False,
         max_requests: int = sys.maxsize,
+        workers: int = 1,
+        max_threads: int = 0,
+        channel_arguments: Mapping[str, int | str] = MappingProxyType({}),
     ) -> None:
+        self._address = address
+        self._port = port
+        # Several of our own share the port as well, and are to keep others off it.
+        self._is_held = workers > 1 and not is_shared
+        self._held: socket.socket | None = None
         self._target = "" if not port else f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
         self._socket_path = socket_path
         self._tls = tls
         self._health = health.HealthServicer()
         # As many as there may be calls, and some that answer health checks and refusals meanwhile.
-        self._threads = ThreadPoolExecutor(max_in_flight + RESERVE, thread_name_prefix="grpc")
-        self._grpc = grpc.server(
-            self._threads,
-            options=[
-                ("grpc.max_receive_message_length", MAX_MESSAGE),
-                ("grpc.max_send_message_length", MAX_MESSAGE),
-                # Two servers on one port would each get a part of the requests; unless that is wanted, we want to
-                # hear of it instead.
-                ("grpc.so_reuseport", int(is_shared)),
-            ],
-            maximum_concurrent_rpcs=2 * max_in_flight + RESERVE,
-        )
-        self._grpc.add_generic_rpc_handlers(
-            tuple(
-                service_handlers(
-                    server,
-                    max_in_flight,
-                    max_requests=max_requests,
-                    reload=reload,
-                    tensor_content_from=tensor_content_from,
-                )
+        threads = max_in_flight + RESERVE
+        self._threads = ThreadPoolExecutor(min(max_threads or threads, threads), thread_name_prefix="grpc")
+        options = {
+            "grpc.max_receive_message_length": MAX_MESSAGE,
+            "grpc.max_send_message_length": MAX_MESSAGE,
+            # Two servers on one port would each get a part of the requests; unless that is wanted, we want to
+            # hear of it instead.
+            "grpc.so_reuseport": int(is_shared or workers > 1),
+            **channel_arguments,
+        }
+        handlers = tuple(
+            service_handlers(
+                server,
+                max_in_flight,
+                max_requests=max_requests,
+                reload=reload,
+                tensor_content_from=tensor_content_from,
             )
         )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        self._servers = [
+            grpc.server(
+                self._threads, options=list(options.items()), maximum_concurrent_rpcs=2 * max_in_flight + RESERVE
+            )
+            for _ in range(workers)
+        ]
+        for one in self._servers:
+            one.add_generic_rpc_handlers(handlers)
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, one)
         self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
         if has_reflection:
             self._add_reflection()
@@ -98,11 +117,16 @@ class GrpcServer:
         Raises:
             OSError: the address cannot be had, or another process listens on the socket.
         """
+        if self._target and self._is_held:
+            self._held = hold(self._address, self._port)
         if self._target:
-            self._listen(self._target, _credentials(self._tls) if self._tls else None)
+            for one in self._servers:
+                _listen(one, self._target, _credentials(self._tls) if self._tls else None)
         if self._socket_path:
-            self._listen_on_socket(self._socket_path)
-        self._grpc.start()
+            # A socket is one server's.
+            _listen_on_socket(self._servers[0], self._socket_path)
+        for one in self._servers:
+            one.start()
 
     def set_ready(self) -> None:
         self._report(health_pb2.HealthCheckResponse.SERVING)
@@ -110,30 +134,13 @@ class GrpcServer:
     def drain(self, timeout: float) -> bool:
         """Stop accepting, let calls finish, close; return whether all did within ``timeout`` seconds."""
         self._health.enter_graceful_shutdown()
-        stopped: threading.Event = self._grpc.stop(timeout)
-        has_stopped = stopped.wait(timeout)
+        deadline = time.monotonic() + timeout
+        stopped: list[threading.Event] = [one.stop(timeout) for one in self._servers]
+        have_stopped = [event.wait(max(0.0, deadline - time.monotonic())) for event in stopped]
         self._threads.shutdown(wait=False)
-        return has_stopped
-
-    def _listen(self, target: str, credentials: grpc.ServerCredentials | None = None) -> None:
-        try:
-            if credentials:
-                self._grpc.add_secure_port(target, credentials)
-            else:
-                self._grpc.add_insecure_port(target)
-        except RuntimeError as exc:
-            raise OSError(f"cannot listen on {target}: {exc}") from exc
-
-    def _listen_on_socket(self, path: str) -> None:
-        size = len(os.fsencode(path))
-        if size > _MAX_SOCKET_PATH:
-            raise OSError(f"cannot listen on {path}: it has {size} bytes; want {_MAX_SOCKET_PATH} at most")
-        # gRPC removes whatever socket is there, and its own when it stops. The lock is against a second process that
-        # finds nobody listening just before we do.
-        with locked(Path(path).parent):
-            _check_nobody_listens(path)
-            # It takes the name for a URL's path.
-            self._listen(f"unix:{quote(path)}")
+        if self._held is not None:
+            self._held.close()
+        return all(have_stopped)
 
     def _add_reflection(self) -> None:
         # Here, as the import takes 30 ms and few want it.
@@ -145,12 +152,35 @@ class GrpcServer:
         for module in (health_pb2, reflection_pb2):
             pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._grpc, pool)
+        for one in self._servers:
+            reflection.enable_server_reflection(names, one, pool)
 
     def _report(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         # "" is the server as a whole; TensorFlow Serving's health service knows the short names.
         for service in ("", *SERVICES, *(name.rpartition(".")[2] for name in SERVICES)):
             self._health.set(service, status)
+
+
+def _listen(server: grpc.Server, target: str, credentials: grpc.ServerCredentials | None = None) -> None:
+    try:
+        if credentials:
+            server.add_secure_port(target, credentials)
+        else:
+            server.add_insecure_port(target)
+    except RuntimeError as exc:
+        raise OSError(f"cannot listen on {target}: {exc}") from exc
+
+
+def _listen_on_socket(server: grpc.Server, path: str) -> None:
+    size = len(os.fsencode(path))
+    if size > _MAX_SOCKET_PATH:
+        raise OSError(f"cannot listen on {path}: it has {size} bytes; want {_MAX_SOCKET_PATH} at most")
+    # gRPC removes whatever socket is there, and its own when it stops. The lock is against a second process that
+    # finds nobody listening just before we do.
+    with locked(Path(path).parent):
+        _check_nobody_listens(path)
+        # It takes the name for a URL's path.
+        _listen(server, f"unix:{quote(path)}")
 
 
 def _credentials(tls: Tls) -> grpc.ServerCredentials:

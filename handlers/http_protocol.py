@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from math import inf
 from typing import NamedTuple, Protocol, cast
 
@@ -24,7 +25,7 @@ import httptools
 
 from runtime import urls
 from runtime.bodies import BODY_SILENCE, give_up_at, given_up
-from runtime.contract import Answer, Call, Contract, health
+from runtime.contract import METRICS, Answer, Call, Contract, health
 
 logger = logging.getLogger(__name__)
 
@@ -50,10 +51,12 @@ _SMALL = 64 << 10
 
 _PHRASES = {
     200: "OK",
+    201: "Created",
     400: "Bad Request",
     404: "Not Found",
     405: "Method Not Allowed",
     408: "Request Timeout",
+    412: "Precondition Failed",
     413: "Request Entity Too Large",
     429: "Too Many Requests",
     431: "Request Header Fields Too Large",
@@ -106,6 +109,10 @@ class Front(Protocol):
 
     def run(self, call: Callable[[], Answer], done: Callable[[Answer], None]) -> None:
         """Make an answer in another thread, and give it to ``done`` on the loop's."""
+        ...
+
+    def scrape(self, call: Callable[[], Answer], done: Callable[[Answer], None]) -> None:
+        """As `run`, and not behind the answers of that."""
         ...
 
     def answer_other(self, method: str, path: bytes, query: bytes, done: Callable[[Answer], None]) -> None:
@@ -456,6 +463,11 @@ class Connection(asyncio.Protocol):
         if answer := health(request.method, path, self._front.is_ready):
             return answer
         self._is_running = True
+        if path == METRICS:
+            accepted = request.headers.get("accept-encoding", "")
+            scrape = partial(self._front.contract.scrape, request.method, accepted)
+            self._front.scrape(scrape, lambda answer: self._done(request, answer))
+            return None
         self._front.answer_other(request.method, path, query, lambda answer: self._done(request, answer))
         return None
 

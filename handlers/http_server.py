@@ -17,12 +17,14 @@ from handlers.http_protocol import TIMEOUTS, Connection, Timeouts
 from handlers.http_threads import Threads
 from handlers.ports import bind
 from model_cache.cache import close_elsewhere
-from runtime.contract import Answer, Contract, error
+from runtime.contract import Answer, Contract, contract_of, error
 from runtime.server import ModelServer
 
 logger = logging.getLogger(__name__)
 
 BACKLOG = 2048
+SCRAPES = 4
+"""That are answered at a time; further ones wait."""
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
@@ -42,21 +44,25 @@ class HttpServer:
         has_cors: bool = False,
         timeouts: Timeouts = TIMEOUTS,
         is_shared: bool = False,
+        workers: int = 0,
+        reload: Callable[[], bool] | None = None,
     ) -> None:
         """
         Args:
             is_shared: whether other processes of this user may listen on the port, too.
+            workers: threads that calls are answered in, if not on the event loop's; 0 for one per call.
+            reload: as `Contract`.
         """
         self._is_shared = is_shared
         self._address = address
         self._port = port
         self._ready = threading.Event()
-        self._contract = Contract(
-            server, max_body=max_body, max_requests=max_in_flight, timeout=timeout, has_cors=has_cors
+        self._contract = contract_of(
+            server, max_body=max_body, max_requests=max_in_flight, timeout=timeout, has_cors=has_cors, reload=reload
         )
         # Most calls wait, for a load or for an infer request; with fewer threads than there may be calls, requests for
-        # one model that is slow to load would hold up those for another.
-        self._max_calls = max_in_flight
+        # one model that is slow to load would hold up those for another; so whoever wants fewer has to say so.
+        self._max_threads = min(workers or max_in_flight, max_in_flight)
         self._timeouts = timeouts
         self._socket: socket.socket | None = None
         self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
@@ -70,7 +76,7 @@ class HttpServer:
         self._socket = bind(self._address, self._port, is_shared=self._is_shared)
         self._socket.listen(BACKLOG)
         self._loop = uvloop.new_event_loop()
-        self._front = _Front(self._loop, self._contract, self._ready.is_set, self._max_calls, self._timeouts)
+        self._front = _Front(self._loop, self._contract, self._ready.is_set, self._max_threads, self._timeouts)
         self._thread.start()
 
     @property
@@ -99,7 +105,7 @@ class HttpServer:
         try:
             self._loop.run_until_complete(self._front.serve(self._socket))
         finally:
-            self._front.threads.close()
+            self._front.close()
             self._loop.close()
 
 
@@ -111,7 +117,7 @@ class _Front:
         loop: asyncio.AbstractEventLoop,
         contract: Contract,
         is_ready: Callable[[], bool],
-        max_calls: int,
+        max_threads: int,
         timeouts: Timeouts,
     ) -> None:
         self.loop = loop
@@ -119,7 +125,9 @@ class _Front:
         self.is_ready = is_ready
         self.timeouts = timeouts
         self.is_draining = False
-        self.threads = Threads(loop, max_calls)
+        self.threads = Threads(loop, max_threads)
+        # Of their own: metrics are wanted most when all other threads wait for something.
+        self._scrapes = Threads(loop, SCRAPES)
         self._bridge = Bridge(loop, self._make_app)
         # An event loop holds its tasks weakly.
         self._tasks: set[asyncio.Task[Answer]] = set()
@@ -151,8 +159,18 @@ class _Front:
         return self._date
 
     def run(self, call: Callable[[], Answer], done: Callable[[Answer], None]) -> None:
+        self._run_in(self.threads, call, done)
+
+    def scrape(self, call: Callable[[], Answer], done: Callable[[Answer], None]) -> None:
+        self._run_in(self._scrapes, call, done)
+
+    def close(self) -> None:
+        self.threads.close()
+        self._scrapes.close()
+
+    def _run_in(self, threads: Threads, call: Callable[[], Answer], done: Callable[[Answer], None]) -> None:
         try:
-            self.threads.run(call, lambda answer: self._finish(done, answer))
+            threads.run(call, lambda answer: self._finish(done, answer))
         except RuntimeError as exc:
             logger.warning("a request is refused: %s", exc)
             self.loop.call_soon(done, error(503, "there are no threads to answer with"))
@@ -184,7 +202,7 @@ class _Front:
 
     def _look_whether_drained(self) -> None:
         """Of calls also those are waited for whose clients have gone."""
-        is_busy = self._connections or self._tasks or self.threads.busy
+        is_busy = self._connections or self._tasks or self.threads.busy or self._scrapes.busy
         if self.is_draining and not is_busy and not self._drained.done():
             self._drained.set_result(None)
 

@@ -17,7 +17,10 @@ _Job = tuple[Callable[[], Any], Callable[[Any], None]]
 
 
 class Threads:
-    """As many threads as there are calls at once, made when they are first needed. Used on the loop's thread."""
+    """As many threads as there are calls at once, up to a limit, made when they are first needed; other calls wait.
+
+    Used on the loop's thread.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limit: int) -> None:
         self._loop = loop

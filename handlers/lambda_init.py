@@ -6,14 +6,16 @@ by the request that needs it.
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from handlers.build import build_server, import_engine
-from handlers.configuration import models_of
+from handlers.configuration import Configuration, ModelConfig, models_of
+from handlers.eager import eager, require_preloaded
 from handlers.haste import in_haste
 from handlers.settings import Settings
 from model_cache.errors import ModelCacheError
@@ -22,6 +24,7 @@ from runtime.server import ModelServer
 
 if TYPE_CHECKING:
     from handlers.lambda_function import Function
+    from handlers.reload import Reload
 
 logger = logging.getLogger(__name__)
 timeline.arrived("imports.function")
@@ -37,9 +40,14 @@ EAGER = (_SNAP_START, "provisioned-concurrency")
 class Preload:
     """Loads models, one after the other, in a thread: much of the time that it takes is the network's."""
 
-    def __init__(self, server: ModelServer, names: Sequence[str]) -> None:
+    def __init__(self, server: ModelServer, models: Sequence[ModelConfig], is_patient: bool) -> None:
+        """
+        Args:
+            is_patient: whether there is time for all versions that a policy names, not just for the one that serves.
+        """
         self._server = server
-        self._names = names
+        self._models = models
+        self._is_patient = is_patient
         self._errors: list[Exception] = []
         # Not to be waited for at the end of the process.
         self._thread = threading.Thread(target=self._load, name="init", daemon=True)
@@ -51,15 +59,15 @@ class Preload:
         return list(self._errors)
 
     def _load(self) -> None:
-        for name in self._names:
+        for model in self._models:
             try:
-                self._server.start(name)
+                self._server.start(model.name, every=self._is_patient and model.policy is not None)
             except ModelCacheError as exc:
-                logger.warning("%s is not loaded in the init phase: %s", name, exc)
+                logger.warning("%s is not loaded in the init phase: %s", model.name, exc)
                 self._errors.append(exc)
             # It would end the thread, and nobody would know that there is no model.
             except Exception as exc:
-                logger.exception("loading %s in the init phase failed", name)
+                logger.exception("loading %s in the init phase failed", model.name)
                 self._errors.append(exc)
 
 
@@ -78,12 +86,14 @@ def start(settings: Settings, kind: str, patience: float = INIT_PATIENCE) -> Fun
     began = time.monotonic()
     with in_haste():
         with span("configure"):
-            models = models_of(settings)
-            server = build_server(settings, models)
+            configuration = models_of(settings)
+            require_preloaded(settings, configuration)
+            server = build_server(settings, configuration)
         # Of several, nobody knows which one the first request is for.
-        names = [model.name for model in models] if kind in EAGER or len(models) == 1 else []
-        preload = Preload(server, names)
-        function = _function(settings, server)
+        is_lazy = kind not in EAGER and len(configuration.models) > 1
+        models = eager(configuration.models, settings, is_lazy=is_lazy)
+        preload = Preload(server, [model for model in models if model.name in server.repositories], kind in EAGER)
+        function = _function(settings, server, _reload(settings, server, configuration, is_lazy))
     # In haste no more: with many models or recorded requests this may take minutes, in which there is garbage.
     errors = preload.wait(None if kind in EAGER else max(0.0, began + patience - time.monotonic()))
     if kind == _SNAP_START:
@@ -96,14 +106,32 @@ def start(settings: Settings, kind: str, patience: float = INIT_PATIENCE) -> Fun
     return function
 
 
-def _function(settings: Settings, server: ModelServer) -> Function:
+def _reload(settings: Settings, server: ModelServer, configuration: Configuration, is_lazy: bool) -> Callable[[], bool]:
+    @functools.cache
+    def made() -> Reload:
+        # Here, as few functions are asked for it.
+        from handlers.reload import Reload
+
+        return Reload(server, settings, configuration, is_lazy=is_lazy)
+
+    return lambda: made().refresh()
+
+
+def _function(settings: Settings, server: ModelServer, reload: Callable[[], bool]) -> Function:
     """Import what the first request needs, while its model is under way."""
     # First, as it can compile then, which needs no Python, while the rest is imported.
     import_engine()
     with span("imports.front"):
         from handlers.lambda_function import Function
-        from runtime.contract import Contract
+        from runtime.contract import contract_of
 
     timeout = settings.rest_api_timeout_in_ms / 1000
-    has_cors = settings.rest_api_enable_cors_support
-    return Function(Contract(server, max_body=settings.max_body_size, timeout=timeout, has_cors=has_cors))
+    return Function(
+        contract_of(
+            server,
+            max_body=settings.max_body_size,
+            timeout=timeout,
+            has_cors=settings.rest_api_enable_cors_support,
+            reload=reload,
+        )
+    )

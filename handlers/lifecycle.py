@@ -11,19 +11,21 @@ import logging
 import os
 import queue
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
 from handlers.build import build_server, import_engine
-from handlers.configuration import models_of
+from handlers.configuration import Configuration, ModelConfig, models_of
+from handlers.eager import eager, require_preloaded, start_all
 from handlers.exits import START_FAILED, STOP_SIGNALS
 from handlers.haste import in_haste
 from handlers.limits import memory_room
-from handlers.reload import Reload, start_all
-from handlers.settings import OF_TLS, Settings
+from handlers.reload import Reload
+from handlers.settings import OF_TLS, Settings, SettingsError
 from model_cache.cache import FAILURE_TTL
 from model_cache.errors import BlobChanged, CacheFull, LoadFailed, LoadPending, ModelCacheError
 from model_cache.repository import ServableId
@@ -83,26 +85,33 @@ def serve(settings: Settings, channel: int | None = None) -> NoReturn:
     try:
         with in_haste():
             with span("configure"):
-                models, told = (models_of(settings), None) if worker is None else worker.models(settings)
-                server = build_server(settings, models, processes)
+                configuration, told = (models_of(settings), None) if worker is None else worker.models(settings)
+                require_preloaded(settings, told or configuration)
+                server = build_server(settings, configuration, processes)
+                if server.metrics is not None and not settings.rest_port:
+                    raise SettingsError("rest_port setting is missing, metrics are enabled on rest port")
             # First, as it takes longest: it lists and downloads while all else is imported. Then the engine, so that
             # it compiles, which needs no Python, while the fronts are.
-            names = [model.name for model in models]
-            args = (server, names, _is_vital(settings), events, worker)
+            models = eager(configuration.models, settings)
+            args = (server, models, _is_vital(settings), events, worker)
             threading.Thread(target=_load, args=args, daemon=True).start()
             import_engine(loads_plugin=not all(model.is_in_place for model in server.repositories.values()))
-            reload = Reload(server, settings, models, told)
+            reload = Reload(server, settings, configuration, told)
             if worker is not None:
-                worker.follow(reload, lambda: events.put(Stop()))
+                snapshot = None if server.metrics is None else partial(server.metrics.snapshot, server)
+                worker.follow(reload, lambda: events.put(Stop()), reload.refresh, snapshot)
+                if server.metrics is not None:
+                    server.metrics.gather = worker.gather
             replace = reload if worker is None else worker.replace_models
-            for front in _fronts(settings, server, tls, replace, processes, is_shared=worker is not None):
+            refresh = reload.refresh if worker is None else worker.refresh
+            for front in _fronts(settings, server, tls, replace, refresh, processes, is_shared=worker is not None):
                 # Until then there is nothing to drain, and a signal ends the process at once.
                 if not started:
                     _heed_stop_signals(events)
                 with span("listen"):
                     front.start()
                 started.append(front)
-        _watch(settings, reload)
+        _watch(settings, configuration if told is None else told, reload)
         code = _main_loop(settings, started, events)
     except (ModelCacheError, OSError) as exc:
         logger.error("cannot start %s: %s", _what(settings), exc)
@@ -140,8 +149,16 @@ def _what(settings: Settings) -> str:
     return settings.model_config_file or f"{settings.model_name} from {settings.model_path}"
 
 
-def _watch(settings: Settings, reload: Reload) -> None:
-    seconds = settings.model_config_file_poll_wait_seconds
+def poll_seconds(settings: Settings, file: Configuration) -> float:
+    """Return the seconds between two looks at the file of models; 0 for none."""
+    if settings.model_config_file_poll_wait_seconds is not None:
+        return settings.model_config_file_poll_wait_seconds
+    # As each of the two servers does with a file of its own.
+    return settings.file_system_poll_wait_seconds if file.is_json else 0.0
+
+
+def _watch(settings: Settings, file: Configuration, reload: Reload) -> None:
+    seconds = poll_seconds(settings, file)
     if seconds:
         args = (settings.model_config_file, seconds, threading.Event())
         threading.Thread(target=reload.watch, args=args, daemon=True).start()
@@ -149,7 +166,7 @@ def _watch(settings: Settings, reload: Reload) -> None:
 
 def _load(
     server: ModelServer,
-    names: Sequence[str],
+    models: Sequence[ModelConfig],
     is_vital: bool,
     events: queue.SimpleQueue[Event],
     worker: Worker | None = None,
@@ -157,16 +174,17 @@ def _load(
     """Load the models and report when all have been; go on trying those that fail, as what is wrong may be mended.
 
     Args:
+        models: those that are to be loaded ahead.
         is_vital: whether the process has no use without them, unless it is their files that are broken.
     """
     loaded: dict[str, ServableId] = {}
     told: dict[str, str] = {}
     deadline = time.monotonic() + UPLOAD_TIMEOUT
-    waiting = list(names)
+    waiting = [model for model in models if model.name in server.repositories]
     try:
         while waiting:
             pause = FAILURE_TTL
-            for name, outcome in zip(waiting, start_all(server, waiting), strict=True):
+            for name, outcome in zip(_names(waiting), start_all(server.start, waiting), strict=True):
                 # A reload has taken it away, in this pause or since.
                 if name not in server.repositories:
                     continue
@@ -182,14 +200,18 @@ def _load(
                     # Whatever it is while the files are being replaced, it is no reason any more to end the process.
                     told[name] = str(outcome)
                     events.put(LoadFailed(str(outcome)))
-            waiting = [name for name in waiting if name not in loaded and name in server.repositories]
-            _pause(server, waiting, pause)
+            waiting = [each for each in waiting if each.name not in loaded and each.name in server.repositories]
+            _pause(server, _names(waiting), pause)
         if worker is not None:
             worker.wait_until_all_are_loaded()
         events.put(Ready(list(loaded.values())))
     # Raised again on the main thread, which is the one that can end the process.
     except BaseException as exc:  # noqa: BLE001
         events.put(exc)
+
+
+def _names(models: Sequence[ModelConfig]) -> list[str]:
+    return [model.name for model in models]
 
 
 def _pause(server: ModelServer, names: Sequence[str], seconds: float) -> None:
@@ -205,6 +227,7 @@ def _fronts(
     server: ModelServer,
     tls: Tls | None,
     replace: Callable[[Any, float | None], None],
+    refresh: Callable[[], bool],
     processes: int,
     *,
     is_shared: bool,
@@ -223,6 +246,8 @@ def _fronts(
             timeout=settings.rest_api_timeout_in_ms / 1000,
             has_cors=settings.rest_api_enable_cors_support,
             is_shared=is_shared,
+            reload=refresh,
+            workers=settings.rest_workers,
         )
     if settings.port or settings.grpc_socket_path:
         with span("imports.grpc"):
@@ -240,6 +265,9 @@ def _fronts(
             is_shared=is_shared,
             max_requests=int(memory_room() * REQUESTS_SHARE) // processes,
             tensor_content_from=1 if settings.enable_serialization_as_tensor_content else settings.tensor_content_from,
+            workers=settings.grpc_workers,
+            max_threads=settings.grpc_max_threads,
+            channel_arguments=settings.grpc_channel_arguments or {},
         )
 
 
@@ -273,18 +301,25 @@ def _addresses(settings: Settings) -> str:
 
 
 def _heed_stop_signals(events: queue.SimpleQueue[Event]) -> None:
-    def stop(number: int, frame: FrameType | None) -> None:
-        # Whoever asks twice does not want to wait for requests.
-        for again in STOP_SIGNALS:
-            signal.signal(again, _exit_now)
-        events.put(Stop())
-
+    """Have a signal put a `Stop` among the events, and a second one end the process at once."""
+    awake, wakes = socket.socketpair()
+    wakes.setblocking(False)
+    # Python's own handlers run when the main thread comes round to it, which it does not if the signal has come just
+    # before it begins to wait. This is written to whatever it does.
+    signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False)
     for number in STOP_SIGNALS:
-        signal.signal(number, stop)
+        signal.signal(number, lambda number, frame: None)
+    threading.Thread(target=_heed, args=(awake, wakes, events), name="signals", daemon=True).start()
 
 
-def _exit_now(number: int, frame: FrameType | None) -> None:
-    os._exit(128 + number)
+def _heed(awake: socket.socket, wakes: socket.socket, events: queue.SimpleQueue[Event]) -> None:
+    # Both ends have to stay open.
+    with awake, wakes:
+        awake.recv(1)
+        events.put(Stop())
+        # Whoever asks twice does not want to wait for requests.
+        (number,) = awake.recv(1)
+        os._exit(128 + number)
 
 
 def _drain(fronts: list[Front], timeout: float) -> bool:

@@ -38,7 +38,7 @@ def predict(settings: Settings, version: int | None, body: bytes) -> bytes:
 
 def describe(settings: Settings, version: int | None) -> Iterator[str]:
     """Yield lines about the versions there are, and about the signature of one of them."""
-    (model,) = models_of(settings)
+    (model,) = models_of(settings).models
     repository = open_repository(model, settings)
     versions = repository.versions()
     if not versions:

@@ -9,25 +9,42 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from handlers.build import open_repository
-from handlers.configuration import ModelConfig, from_message, parse, read
+from handlers.configuration import Configuration, ModelConfig, from_message, parse, read
+from handlers.eager import LOADS, Start, eager, start_all
 from handlers.settings import Settings, SettingsError
-from model_cache.errors import CacheFull, LoadPending, ModelCacheError
-from model_cache.repository import ModelRepository, ServableId
-from runtime.errors import DeadlineExceeded, InferenceError, InvalidRequest, Overloaded, PreconditionFailed
+from model_cache.errors import CacheFull, LoadPending, ModelCacheError, StorageUnavailable
+from model_cache.repository import ModelRepository
+from runtime.errors import (
+    ConfigRejected,
+    ConfigUnreadable,
+    DeadlineExceeded,
+    InferenceError,
+    InvalidRequest,
+    Overloaded,
+    PreconditionFailed,
+)
 from runtime.server import ModelServer
 from runtime.status import public_message
 
 logger = logging.getLogger(__name__)
 
-LOADS = 4
-"""Models that are loaded at once: their downloads overlap, while compiling one model keeps all cores busy."""
 _MAX_NAMES = 1000
+_LISTS = 8
+"""Models that are listed at once: that is waiting for the network."""
+
+
+class _Wanted(NamedTuple):
+    """What a configuration comes to, beside what is served."""
+
+    models: Mapping[str, ModelConfig]
+    repositories: Mapping[str, ModelRepository]
+    rejected: Mapping[str, str]
 
 
 class Reload:
@@ -36,30 +53,40 @@ class Reload:
     Args:
         server: whose models are replaced.
         settings: what holds for all models.
-        models: that the server has.
-        told: what the file that is watched said when a client had them replaced; None if that is what they are.
+        configuration: what the server has.
+        told: what the file that is watched said when a client had the models replaced; None if that is what they are.
+        is_lazy: as `eager`.
     """
 
     def __init__(
         self,
         server: ModelServer,
         settings: Settings,
-        models: Iterable[ModelConfig],
-        told: Sequence[ModelConfig] | None = None,
+        configuration: Configuration,
+        told: Configuration | None = None,
+        *,
+        is_lazy: bool = False,
     ) -> None:
         self._server = server
         self._settings = settings
+        self._is_lazy = is_lazy
         # Held for the whole of a replacement, its loads included, so that each begins with what the one before it has
-        # left. Guards the next three.
+        # left. Guards the next four.
         self._lock = threading.Lock()
-        # What the server has.
-        self._models = {model.name: model for model in models}
+        # What the server has: of the file's models those that it could open.
+        names = server.repositories.keys()
+        self._models: Mapping[str, ModelConfig] = {
+            model.name: model for model in configuration.models if model.name in names
+        }
+        self._rejected = configuration.rejected
         # The new ones of the last replacement if that came to nothing: a first listing may still be under way.
         self._tried: dict[str, tuple[ModelConfig, ModelRepository]] = {}
-        self._told: Sequence[ModelConfig] = list(self._models.values() if told is None else told)
+        self._told = configuration if told is None else told
+        # Held for the whole of a refresh: each takes threads of its own, and lists all models.
+        self._refreshing = threading.Lock()
 
     @property
-    def told(self) -> Sequence[ModelConfig]:
+    def told(self) -> Configuration:
         """What the file that is watched said when it was last used, or passed over for what a client has said since."""
         return self._told
 
@@ -68,12 +95,12 @@ class Reload:
         message: Any,
         deadline: float | None = None,
         agree: Callable[[], None] | None = None,
-        told: Sequence[ModelConfig] | None = None,
+        told: Configuration | None = None,
     ) -> None:
         """Serve what a ModelServerConfig says and nothing else, once what is new in it has been loaded.
 
-        A model is new if its name or its base path is. If one cannot be loaded within the time that a request has for
-        that, all stays as it was.
+        A model is new if its name or its base path is; any other keeps its options, which a message cannot say. If one
+        cannot be loaded within the time that a request has for that, all stays as it was.
 
         Args:
             message: the ModelServerConfig.
@@ -89,7 +116,8 @@ class Reload:
             ModelCacheError: why a model cannot be loaded.
         """
         try:
-            self._replace(from_message(message), is_awaited=True, deadline=deadline, agree=agree, told=told)
+            configuration = Configuration(from_message(message))
+            self._replace(configuration, is_awaited=True, deadline=deadline, agree=agree, told=told)
         except SettingsError as exc:
             raise InvalidRequest(str(exc)) from exc
         except (LoadPending, CacheFull, Overloaded) as exc:
@@ -97,28 +125,50 @@ class Reload:
                 raise
             raise DeadlineExceeded(f"the deadline passed, and the models stay as they are: {exc}") from exc
 
-    def use(self, models: Sequence[ModelConfig]) -> None:
+    def use(self, configuration: Configuration) -> None:
         """Serve these models of the file and no others from now on, and load what is new behind.
 
         What a client has had replaced meanwhile stays, unless the file says something new. A label that moves waits
-        for its version to be loaded, and all else with it. A model whose base path changes goes on as it was until the
-        new one is loaded; one that cannot be loaded does not keep others from changing.
+        for its version to be loaded, and all else with it. A model whose base path or options change goes on as it was
+        until the new one is loaded; one that cannot be loaded does not keep others from changing.
 
         Raises:
             SettingsError, PreconditionFailed, ModelCacheError: why all stays as it was.
         """
-        changed = self._replace(models, is_awaited=False, told=models)
+        changed = self._replace(configuration, is_awaited=False, told=configuration)
         if changed:
-            threading.Thread(target=self._load_behind, args=(changed,), daemon=True).start()
+            self._begin_loads(changed, self._server.start)
+
+    def refresh(self) -> bool:
+        """Do at once what the file says, if there is one, list all models anew, and load what is to be loaded then.
+
+        What cannot be loaded is tried again, however lately that has failed; why it cannot is in the status. What
+        takes longer than a request waits for a load goes on behind.
+
+        Returns:
+            Whether anything is not as it was: models, versions, or whether they can be loaded.
+
+        Raises:
+            ConfigUnreadable: there is no such file.
+            ConfigRejected: what it says cannot be. As above, all stays as it was.
+            PreconditionFailed, Overloaded, ModelCacheError: as `use`.
+        """
+        deadline = time.monotonic() + self._settings.load_timeout
+        if not self._refreshing.acquire(timeout=self._settings.load_timeout):
+            raise Overloaded("somebody else has the models looked at; try again later")
+        try:
+            return self._refresh(deadline)
+        finally:
+            self._refreshing.release()
 
     def watch(self, path: str, seconds: float, stopped: threading.Event) -> None:
         """Look at a file every so many seconds, and use what it says whenever that has changed, until stopped.
 
         What cannot be used is one line in the log. What was wrong with the file itself is not tried again.
         """
-        # What was in the file, which models those are unless it made no sense, and what was wrong.
+        # What was in the file, what that is unless it made no sense, and what was wrong.
         seen: bytes | None = None
-        used: Sequence[ModelConfig] | None = None
+        used: Configuration | None = None
         complaint: tuple[bytes | None, type[Exception]] | None = None
         while not stopped.wait(seconds):
             content: bytes | None = None
@@ -127,9 +177,9 @@ class Reload:
                 # As one of several, this may have been told since that it is news.
                 if content == seen and used in (None, self._told):
                     continue
-                models = parse(path, content)
-                self.use(models)
-                seen, used, complaint = content, models, None
+                configuration = parse(path, content)
+                self.use(configuration)
+                seen, used, complaint = content, configuration, None
             except (SettingsError, ModelCacheError, InferenceError) as exc:
                 if isinstance(exc, SettingsError):
                     seen, used = content, None
@@ -141,79 +191,167 @@ class Reload:
             except Exception:
                 logger.exception("cannot use %s", path)
 
+    def _refresh(self, deadline: float) -> bool:
+        models, rejected, offers = self._models, self._rejected, self._server.offers()
+        if self._settings.model_config_file:
+            self._use_now(self._settings.model_config_file)
+        self._relist(deadline)
+        self._server.forgive()
+        loads = self._begin_loads(list(self._models.values()), self._server.renew)
+        loads.join(max(0.0, deadline - time.monotonic()))
+        # That one has been listed for the first time is no change.
+        now = self._server.offers()
+        are_same = all(now.get(name) == versions for name, versions in offers.items())
+        return not are_same or (models, rejected) != (self._models, self._rejected)
+
+    def _use_now(self, path: str) -> None:
+        try:
+            content = read(path, self._settings.storage_options())
+        except SettingsError as exc:
+            logger.error("the models stay as they are: %s", exc)
+            raise ConfigUnreadable(str(exc)) from exc
+        try:
+            configuration = parse(path, content)
+            self._replace(configuration, is_awaited=False, told=configuration, is_news=True)
+        except SettingsError as exc:
+            logger.error("the models stay as they are: %s", exc)
+            raise ConfigRejected(str(exc)) from exc
+
+    def _relist(self, deadline: float) -> None:
+        def look(repository: ModelRepository) -> None:
+            try:
+                repository.relist(deadline)
+            # The status says so, and what is known stays known.
+            except (StorageUnavailable, LoadPending) as exc:
+                logger.warning("%s: its versions are not known: %s", repository.name, exc)
+
+        _do_all([partial(look, repository) for repository in self._server.repositories.values()], _LISTS)
+
+    def _begin_loads(self, models: Sequence[ModelConfig], start: Start) -> threading.Thread:
+        """Load those of the models behind that are to be loaded ahead."""
+        models = eager(models, self._settings, is_lazy=self._is_lazy)
+        thread = threading.Thread(target=_load_all, args=(models, start), name="loads", daemon=True)
+        thread.start()
+        return thread
+
     def _replace(
         self,
-        models: Sequence[ModelConfig],
+        configuration: Configuration,
         *,
         is_awaited: bool,
         deadline: float | None = None,
         agree: Callable[[], None] | None = None,
-        told: Sequence[ModelConfig] | None = None,
-    ) -> list[str]:
-        """Replace the models; return the names of those that may have to be loaded."""
+        told: Configuration | None = None,
+        is_news: bool = False,
+    ) -> list[ModelConfig]:
+        """Replace the models; return those that may have to be loaded.
+
+        Args:
+            is_awaited: whether nothing is replaced before all that is new is loaded.
+            is_news: whether the file counts even if it says what it has said before.
+        """
         now = time.monotonic()
         until = now + self._settings.load_timeout
         until = until if deadline is None else min(until, deadline)
         if not self._lock.acquire(timeout=max(0.0, until - now)):
             raise Overloaded("the models are being replaced by somebody else; try again later")
         try:
-            if not is_awaited and told == self._told:
+            if not is_awaited and not is_news and told == self._told:
                 return []
             before = self._server.repositories
-            repositories = {model.name: self._repository(model, before) for model in models}
-            new = [model.name for model in models if self._is_new(model)]
-            self._tried = {model.name: (model, repositories[model.name]) for model in models if model.name in new}
-            self._bring(models, repositories, new if is_awaited else (), until)
+            wanted = self._wanted(configuration, before, keeps_options=is_awaited)
+            new = [model.name for model in wanted.models.values() if self._is_new(model)]
+            self._tried = {name: (wanted.models[name], wanted.repositories[name]) for name in new}
+            self._bring(wanted, new if is_awaited else (), until)
             if agree is not None:
                 self._ask(agree)
-            labels = {model.name: model.labels for model in models}
-            self._server.configure(repositories, labels, afresh=new if is_awaited else ())
-            self._models = {model.name: model for model in models}
+            self._server.configure(
+                wanted.repositories,
+                {name: model.labels for name, model in wanted.models.items()},
+                afresh=new if is_awaited else (),
+                rejected=wanted.rejected,
+            )
+            self._models, self._rejected = wanted.models, wanted.rejected
             self._tried = {}
             self._told = self._told if told is None else told
         finally:
             self._lock.release()
+        repositories = wanted.repositories
         logger.info("%d models are served now: %s", len(repositories), ", ".join(repositories)[:_MAX_NAMES])
-        return [name for name in repositories if repositories[name] is not before.get(name)]
+        return [wanted.models[name] for name in repositories if repositories[name] is not before.get(name)]
+
+    def _wanted(
+        self, configuration: Configuration, before: Mapping[str, ModelRepository], *, keeps_options: bool
+    ) -> _Wanted:
+        """Return what is to be served. Whatever is wrong with one model leaves that as it is, and others alone."""
+        models: dict[str, ModelConfig] = {}
+        repositories: dict[str, ModelRepository] = {}
+        rejected = dict(configuration.rejected)
+        for model in map(self._with_its_options, configuration.models) if keeps_options else configuration.models:
+            try:
+                self._check_type(model)
+                repositories[model.name] = self._repository(model, before)
+                models[model.name] = model
+            except SettingsError as exc:
+                # As in TensorFlow Serving, its file is used as a whole or not at all.
+                if not configuration.is_json:
+                    raise
+                logger.warning("%s", exc)
+                rejected[model.name] = str(exc)
+        for name in rejected:
+            if name in self._models and name not in models:
+                logger.warning("%s goes on as it was", name)
+                models[name], repositories[name] = self._models[name], before[name]
+        return _Wanted(models, repositories, rejected)
+
+    def _with_its_options(self, model: ModelConfig) -> ModelConfig:
+        before = self._models.get(model.name)
+        if before is None or self._is_new(model):
+            return model
+        return model._replace(options=before.options, is_lazy=before.is_lazy)
+
+    def _check_type(self, model: ModelConfig) -> None:
+        before = self._models.get(model.name, model)
+        if (before.options.stateful is None) != (model.options.stateful is None):
+            was, wanted = ("no", "a") if before.options.stateful is None else ("a", "no")
+            raise SettingsError(
+                f"{model.name}: Model type cannot be changed after it is loaded: it is {was} stateful model, and is to "
+                f"be {wanted} stateful one; want another name, or a restart"
+            )
 
     def _repository(self, model: ModelConfig, before: Mapping[str, ModelRepository]) -> ModelRepository:
         if self._is_new(model):
             return self._never_listed(model) or open_repository(model, self._settings)
-        repository = before[model.name]
-        return repository if model.policy == self._models[model.name].policy else repository.with_terms(model.policy)
+        repository, known = before[model.name], self._models[model.name]
+        is_same = (model.policy, model.options) == (known.policy, known.options)
+        return repository if is_same else repository.with_terms(model.policy, model.options)
 
     def _never_listed(self, model: ModelConfig) -> ModelRepository | None:
         """Return the model's repository of the last try, if that has not lived to see its first listing."""
         if model.name not in self._tried:
             return None
         tried, repository = self._tried[model.name]
-        is_same = (tried.base_path, tried.policy) == (model.base_path, model.policy)
+        is_same = tried[1:3] == model[1:3] and tried.options == model.options
         return repository if is_same and repository.known is None else None
 
     def _is_new(self, model: ModelConfig) -> bool:
         before = self._models.get(model.name)
         return before is None or before.base_path != model.base_path
 
-    def _bring(
-        self,
-        models: Sequence[ModelConfig],
-        repositories: Mapping[str, ModelRepository],
-        awaited: Collection[str],
-        deadline: float,
-    ) -> None:
+    def _bring(self, wanted: _Wanted, awaited: Collection[str], deadline: float) -> None:
         """Load what must be there before the models are replaced."""
         loads: list[Callable[[], object]] = [
-            partial(self._server.preload, repositories[name], None, deadline) for name in awaited
+            partial(self._server.preload, wanted.repositories[name], None, deadline) for name in awaited
         ]
-        for model in models:
+        for name, model in wanted.models.items():
             # Labels of a model that is not awaited apply when their versions come, as at a start.
-            if model.name in awaited or not self._is_new(model):
+            if name in awaited or not self._is_new(model):
                 loads += [
-                    partial(self._check_label, repositories[model.name], version, deadline)
+                    partial(self._check_label, wanted.repositories[name], version, deadline)
                     for version in self._to_check(model)
                 ]
         try:
-            _do_all(loads)
+            _do_all(loads, LOADS)
         # The load goes on, for who tries again.
         except LoadPending:
             raise
@@ -251,27 +389,19 @@ class Reload:
                 f"available for inference: {public_message(exc)}"
             ) from exc
 
-    def _load_behind(self, names: Sequence[str]) -> None:
-        for name, outcome in zip(names, start_all(self._server, names), strict=True):
-            if isinstance(outcome, ModelCacheError):
-                logger.error("%s is not loaded: %s", name, outcome)
+
+def _load_all(models: Sequence[ModelConfig], start: Start) -> None:
+    try:
+        for model, outcome in zip(models, start_all(start, models), strict=True):
+            if isinstance(outcome, ModelCacheError) and not outcome.is_repeated:
+                logger.error("%s is not loaded: %s", model.name, outcome)
+    # Whoever waits for this thread waits for its end alone.
+    except Exception:
+        logger.exception("loading the models failed")
 
 
-def start_all(server: ModelServer, names: Sequence[str]) -> Iterator[ServableId | ModelCacheError]:
-    """Load each model, some at once, and yield which version serves or why none does, in the order of the names."""
-
-    def start(name: str) -> ServableId | ModelCacheError:
-        try:
-            return server.start(name)
-        except ModelCacheError as exc:
-            return exc
-
-    with ThreadPoolExecutor(LOADS, thread_name_prefix="start") as pool:
-        yield from pool.map(start, names)
-
-
-def _do_all(calls: Sequence[Callable[[], object]]) -> None:
+def _do_all(calls: Sequence[Callable[[], object]], at_once: int) -> None:
     """Make the calls, some at once; raise the first error once all have ended."""
-    with ThreadPoolExecutor(LOADS, thread_name_prefix="reload") as pool:
+    with ThreadPoolExecutor(at_once, thread_name_prefix="reload") as pool:
         for future in [pool.submit(call) for call in calls]:
             future.result()

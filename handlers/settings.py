@@ -27,7 +27,28 @@ CLIENTS = ("auto", "sdk", "obstore")
 MAX_REQUESTS = 100_000
 """Infer requests of one model; OpenVINO Model Server's limit."""
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-_OF_ONE_MODEL = ("model_name", "model_path", "model_version_policy", "version_labels")
+# What OpenVINO Model Server and Lambda call them.
+_LEVELS = {"TRACE": "DEBUG", "WARN": "WARNING", "FATAL": "ERROR"}
+LOG_FORMATS = ("auto", "text", "json")
+_SOURCES = ("model_path", "model_name")
+_OF_STATEFUL = ("idle_sequence_cleanup", "low_latency_transformation", "max_sequence_number")
+OF_MODEL = (
+    *("shape", "batch_size", "layout", "target_device", "allow_cache", "mean", "scale", "color_format", "precision"),
+    *("stateful", *_OF_STATEFUL),
+)
+_OF_ONE_MODEL = ("model_version_policy", "version_labels", *OF_MODEL)
+_OF_ALL_MODELS = ("plugin_config", "nireq")
+"""With a file they hold for all models in it, below each one's own; without, they are those of the one model."""
+_WITHOUT_EFFECT = {
+    "PLUGIN_DIR": "OpenVINO's plugins are those of its package",
+    "REST_REQUESTS_QUEUE_SIZE": "connections wait as long as they like, and max_in_flight bounds requests",
+    "ENGINE_REQUESTS_QUEUE_SIZE": "max_in_flight bounds requests, and max_enqueued_batches those to be batched",
+    "ENGINE_REQUESTS_QUEUE_TIMEOUT": "rest_api_timeout_in_ms and gRPC's deadlines end requests that wait",
+    "S3_SIGNATURE": "requests to S3 have signatures of version 4",
+}
+"""Variables of OpenVINO Model Server and of ie_serving."""
+_REST_WORKERS = range(2, 10_001)
+"""OpenVINO Model Server's limits."""
 OF_TLS = ("ssl_config_file", "grpc_tls_key_file", "grpc_tls_cert_file", "grpc_tls_client_ca_file")
 OF_BATCHING = (
     "max_batch_size",
@@ -97,6 +118,28 @@ def _sizes(text: str) -> tuple[int, ...]:
     return sizes
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in map(str.strip, text.split(",")) if name)
+
+
+def _channel_arguments(text: str) -> Mapping[str, int | str]:
+    arguments: dict[str, int | str] = {}
+    for pair in filter(None, text.split(",")):
+        name, equals, value = pair.partition("=")
+        if not name or not equals or not value:
+            raise ValueError
+        # gRPC has numbers and texts, and takes neither for the other.
+        arguments[name] = _int32(value) if value.removeprefix("-").isdecimal() else value
+    return arguments
+
+
+def _int32(text: str) -> int:
+    number = int(text)
+    if not -(1 << 31) <= number < 1 << 31:
+        raise ValueError
+    return number
+
+
 def _labels(text: str) -> Mapping[str, int]:
     labels = json.loads(text)
     if not isinstance(labels, dict) or not all(labels):
@@ -108,19 +151,10 @@ def _labels(text: str) -> Mapping[str, int]:
 
 
 def _properties(text: str) -> Mapping[str, str]:
-    properties = json.loads(text)
-    if not isinstance(properties, dict) or not all(properties):
-        raise ValueError
-    return {name: _property(value) for name, value in properties.items()}
+    # Here, as few give any.
+    from handlers.model_options import parse_plugin_config
 
-
-def _property(value: object) -> str:
-    """Return a property's value as text, from which OpenVINO reads all of them."""
-    if isinstance(value, bool):
-        return "YES" if value else "NO"
-    if not isinstance(value, str | int | float):
-        raise ValueError
-    return str(value)
+    return dict(parse_plugin_config(text))
 
 
 def _requests(text: str) -> int:
@@ -131,11 +165,16 @@ def _requests(text: str) -> int:
 
 
 def _level(text: str) -> str:
-    # OpenVINO Model Server has one level more.
-    level = "DEBUG" if text.upper() == "TRACE" else text.upper()
+    level = _LEVELS.get(text.upper(), text.upper())
     if level not in LOG_LEVELS:
         raise ValueError
     return level
+
+
+def _format(text: str) -> str:
+    if text.lower() not in LOG_FORMATS:
+        raise ValueError
+    return text.lower()
 
 
 def _client(text: str) -> str:
@@ -148,6 +187,15 @@ def _flag(text: str) -> bool:
     if text.lower() not in ("true", "false", "1", "0"):
         raise ValueError
     return text.lower() in ("true", "1")
+
+
+def _serialization(text: str) -> bool:
+    # The functions of ie_serving that its variable names.
+    functions = {
+        "_prepare_output_with_make_tensor_proto": True,
+        "_prepare_output_as_AppendArrayToTensorProto": False,
+    }
+    return functions[text] if text in functions else _flag(text)
 
 
 def _file_name(text: str) -> str:
@@ -188,15 +236,22 @@ TEXT = Kind("text", str)
 PORT = Kind("a port number, or 0 for none", _port)
 BYTES = Kind("a number of bytes, such as 1073741824, 512M or 1.5G", _bytes)
 SECONDS = Kind("a number of seconds", _seconds)
+MINUTES = Kind("a number of minutes", _seconds)
+CHANNEL_ARGUMENTS = Kind("name=value,name=value", _channel_arguments)
 COUNT = Kind("a whole number above 0", _count)
 COUNT_OR_NONE = Kind("a whole number", _count_or_none)
+NAMES = Kind("names, such as a,b", _names)
 SIZES = Kind("whole numbers that increase, such as 1,8,32", _sizes)
 PROPERTIES = Kind('OpenVINO\'s properties, such as {"NUM_STREAMS": 2}', _properties)
 REQUESTS = Kind(f"a whole number up to {MAX_REQUESTS}", _requests)
 LABELS = Kind('versions by label, such as {"stable": 1, "canary": 2}', _labels)
 LEVEL = Kind(f"one of {', '.join(LOG_LEVELS)}", _level)
+LOG_FORMAT = Kind(f"one of {', '.join(LOG_FORMATS)}", _format)
 CLIENT = Kind(f"one of {', '.join(CLIENTS)}", _client)
 FLAG = Kind("true or false", _flag)
+SERIALIZATION = Kind(FLAG.wants, _serialization)
+SWITCHES = (FLAG, SERIALIZATION)
+"""What needs no value on a command line."""
 FILE_NAME = Kind("a file's name", _file_name)
 POLICY = Kind('{"latest": {"num_versions": 2}}, {"all": {}} or {"specific": {"versions": [1, 3]}}', parse_policy)
 ENDPOINT = Kind("an http:// or https:// URL", _endpoint, _without_user)
@@ -230,8 +285,11 @@ class Settings:
         "file with several models: TensorFlow Serving's text or OpenVINO Model Server's JSON",
         aliases=("config_path",),
     )
-    model_config_file_poll_wait_seconds: float = option(
-        SECONDS, 0.0, "seconds between two looks at that file for changes; 0 for none"
+    model_config_file_poll_wait_seconds: float | None = option(
+        SECONDS,
+        None,
+        "seconds between two looks at that file for changes, 0 for none; default none if it is text, and "
+        "file_system_poll_wait_seconds if it is JSON",
     )
     allow_version_labels_for_unavailable_models: bool = option(
         FLAG, False, "whether a reload may give a label to a version that is not available, to apply when it is"
@@ -242,7 +300,10 @@ class Settings:
         "which of its versions to serve, as OpenVINO Model Server or TensorFlow Serving has it; default all",
     )
     file_system_poll_wait_seconds: float = option(
-        SECONDS, LISTING_TTL, "seconds for which a listing of the versions is believed; 0 for ever"
+        SECONDS,
+        LISTING_TTL,
+        "seconds for which a listing of the versions is believed; 0 for ever",
+        variables=("FILE_SYSTEM_POLL_WAIT_SECONDS",),
     )
     ready_marker: str = option(
         FILE_NAME, "", "file that a version must have to be served, such as _SUCCESS; written last by whoever uploads"
@@ -263,7 +324,10 @@ class Settings:
         TEXT, "", "PEM file with the authorities whose clients alone may call; without it any client may"
     )
     enable_serialization_as_tensor_content: bool = option(
-        FLAG, False, "whether gRPC answers in tensor_content and not in the field of the dtype"
+        SERIALIZATION,
+        False,
+        "whether gRPC answers in tensor_content and not in the field of the dtype",
+        variables=("SERIALIZATION_FUNCTION",),
     )
     tensor_content_from: int = option(
         BYTES, 0, "bytes from which on a tensor in a gRPC answer is in tensor_content; 0 for none"
@@ -303,13 +367,53 @@ class Settings:
         PROPERTIES, None, "properties that models are compiled with, before those that the CPUs suggest"
     )
     nireq: int = option(REQUESTS, 0, "infer requests of each model; 0 for what keeps the engine busy")
+    shape: str = option(TEXT, "", 'the model\'s shape: auto, (1,3,224,224), (1,3,100:200,-1), or {"input": "…"}')
+    batch_size: str = option(TEXT, "", "the model's batch size: a number, -1 for any, a range such as 1:8, or auto")
+    layout: str = option(TEXT, "", 'layout of what clients send and of the model: NHWC:NCHW, or {"input": "…"}')
+    target_device: str = option(TEXT, "", "what the model runs on, as OpenVINO names it; default CPU")
+    allow_cache: bool = option(FLAG, False, "whether a model of shape auto may be imported as it was compiled before")
+    mean: str = option(TEXT, "", "what is subtracted from an input: 127.5, or one number for each channel")
+    scale: str = option(TEXT, "", "what an input is divided by after that: 127.5, or one number for each channel")
+    color_format: str = option(TEXT, "", "colours that clients send and that the model wants, such as RGB:BGR")
+    precision: str = option(TEXT, "", "types that clients send and that the model wants, such as uint8:fp32")
+    stateful: bool = option(FLAG, False, "whether the model keeps state from one request of a sequence to the next")
+    idle_sequence_cleanup: bool = option(FLAG, True, "whether sequences of it that stand still are removed")
+    low_latency_transformation: bool = option(FLAG, False, "whether LowLatency2 is applied to it, for loops' state")
+    max_sequence_number: str = option(TEXT, "", "sequences of it at a time; default 500")
+    sequence_cleaner_poll_wait_minutes: float = option(
+        MINUTES, 5.0, "minutes between two looks for idle sequences, which are removed at the second; 0 for none"
+    )
+    cpu_extension: str = option(
+        TEXT, "", "library with operations for OpenVINO's CPU plugin", variables=("CPU_EXTENSION",)
+    )
+    lazy: bool | None = option(
+        FLAG, None, "whether models are loaded by the first request for them; default only those of a file on Lambda"
+    )
+    preload: tuple[str, ...] = option(NAMES, (), "models that are loaded at the start all the same")
+    metrics_enable: bool = option(FLAG, False, "whether REST answers /metrics, for Prometheus")
+    metrics_list: tuple[str, ...] = option(
+        NAMES, (), "the only families of metrics there are to be; default OpenVINO Model Server's"
+    )
+    grpc_workers: int = option(COUNT_OR_NONE, 1, "gRPC servers that listen on the port; at most one per CPU")
+    grpc_max_threads: int = option(COUNT_OR_NONE, 0, "threads that gRPC calls are answered in; 0 for one per call")
+    grpc_channel_arguments: Mapping[str, int | str] | None = option(
+        CHANNEL_ARGUMENTS, None, "gRPC's settings, such as grpc.max_connection_age_ms=60000"
+    )
+    rest_workers: int = option(COUNT_OR_NONE, 0, "threads that REST requests are answered in; 0 for one per request")
+    custom_node_resources_cleaner_interval_seconds: float = option(
+        SECONDS, 1.0, "of OpenVINO Model Server's custom nodes; has no effect"
+    )
     compiled_cache: bool = option(
         FLAG, True, "whether compiled models are used, from beside a model and from the cache directory, and kept there"
     )
     keep_compiled: bool = option(
         FLAG, True, "whether what is compiled here is kept in the cache directory, if compiled models are used"
     )
-    log_level: str = option(LEVEL, "INFO", LEVEL.wants)
+    log_level: str = option(LEVEL, "INFO", LEVEL.wants, variables=("LOG_LEVEL", "AWS_LAMBDA_LOG_LEVEL"))
+    log_format: str = option(
+        LOG_FORMAT, "auto", "text, json (an object per line), or auto: json on serverless platforms and text elsewhere"
+    )
+    log_path: str = option(TEXT, "", "file that log lines are appended to as well", variables=("LOG_PATH",))
     cache_dir: str = option(
         TEXT, str(Path(_temporary_directory(), f"decant-{os.geteuid()}")), "directory for downloads, made if missing"
     )
@@ -352,15 +456,31 @@ class Settings:
     def require_models(self) -> None:
         if not self.model_path and not self.model_config_file:
             raise SettingsError(
+                "Use config_path or model_path with model_name: "
                 f"no model is given; want --model_path or {_variable('model_path')}, or --model_config_file or "
                 f"{_variable('model_config_file')}"
             )
         if not self.model_name.isprintable():
             raise SettingsError(f"model_name is {self.model_name!r}; want a name that can be printed")
         if self.model_config_file:
-            self._refuse_beside("model_config_file", _OF_ONE_MODEL)
+            self._refuse_beside(
+                "model_config_file", _SOURCES, prefix="Use either config_path or model_path with model_name"
+            )
+            self._refuse_beside(
+                "model_config_file", _OF_ONE_MODEL, prefix="Model parameters in CLI are exclusive with the config file"
+            )
         elif self.model_config_file_poll_wait_seconds:
             raise SettingsError("model_config_file_poll_wait_seconds is given without model_config_file; want both")
+        given = self.given(_OF_STATEFUL)
+        if given and not self.stateful:
+            raise SettingsError(
+                "Setting low_latency_transformation, max_sequence_number and idle_sequence_cleanup require setting "
+                f"stateful flag for the model: {given[0]} is given without stateful"
+            )
+
+    def model_fields(self) -> dict[str, Any]:
+        """Return what is given of the one model's parameters, by their names in config.json."""
+        return {name: getattr(self, name) for name in self.given((*OF_MODEL, *_OF_ALL_MODELS))}
 
     def require_batching(self) -> None:
         if self.batching_parameters_file:
@@ -375,14 +495,45 @@ class Settings:
         if self.port and self.port == self.rest_port:
             raise SettingsError(f"port and rest_port cannot have the same values: {self.port}")
 
+        self._require_metrics()
+        if self.cpu_extension and not Path(self.cpu_extension).is_file():
+            raise SettingsError(
+                "File path provided as an --cpu_extension parameter does not exists in the filesystem: "
+                f"{self.cpu_extension}"
+            )
+        self._require_threads()
         tls = self.given(OF_TLS)
         if tls and not self.port:
             raise SettingsError(f"{tls[0]} is given without a gRPC port; a UNIX socket is in plain text")
+
+    def _require_metrics(self) -> None:
+        if self.metrics_list and not self.metrics_enable:
+            raise SettingsError("metrics_enable setting is missing, required when metrics_list is provided")
+        if self.metrics_enable and not self.rest_port:
+            raise SettingsError("rest_port setting is missing, metrics are enabled on rest port")
+
+    def _require_threads(self) -> None:
+        if not 1 <= self.grpc_workers <= _cpu_count():
+            raise SettingsError(
+                f"grpc_workers count should be from 1 to CPU core count : {_cpu_count()}; it is {self.grpc_workers}"
+            )
+        if self.rest_workers and self.rest_workers not in _REST_WORKERS:
+            raise SettingsError(
+                f"rest_workers count should be from 2 to {_REST_WORKERS[-1]}; it is {self.rest_workers}"
+            )
+        if self.rest_workers and not self.rest_port:
+            raise SettingsError(
+                "rest_workers is set but rest_port is not set. rest_port is required to start rest servers"
+            )
 
     def require_workers(self) -> None:
         if self.grpc_socket_path:
             raise SettingsError(
                 f"grpc_socket_path is given with workers {self.workers}; want workers 1, as a socket is one process's"
+            )
+        if self.stateful:
+            raise SettingsError(
+                f"stateful is given with workers {self.workers}; want workers 1, as a sequence's state is one process's"
             )
 
     def addresses(self) -> list[tuple[str, int]]:
@@ -394,9 +545,11 @@ class Settings:
         """Return which of the settings are not as they are by default."""
         return [name for name in names if getattr(self, name) != getattr(type(self), name)]
 
-    def _refuse_beside(self, name: str, others: Collection[str]) -> None:
+    def _refuse_beside(self, name: str, others: Collection[str], prefix: str = "") -> None:
         for other in self.given(others):
-            raise SettingsError(f"{name} and {other} are both given; want what the second says in the file")
+            raise SettingsError(
+                f"{prefix and f'{prefix}: '}{name} and {other} are both given; want what the second says in the file"
+            )
 
 
 def add_options(parser: argparse.ArgumentParser, *, only: Collection[str] = ()) -> None:
@@ -410,8 +563,8 @@ def add_options(parser: argparse.ArgumentParser, *, only: Collection[str] = ()) 
             *dict.fromkeys(f"--{name}" for name in _spellings(setting)),
             dest=setting.name,
             metavar=setting.name.rpartition("_")[2].upper(),
-            nargs="?" if setting.metadata["kind"] is FLAG else None,
-            const=_SWITCHED_ON if setting.metadata["kind"] is FLAG else None,
+            nargs="?" if setting.metadata["kind"] in SWITCHES else None,
+            const=_SWITCHED_ON if setting.metadata["kind"] in SWITCHES else None,
             help=f"{setting.metadata['help']} [{variables}{default}]",
         )
 
@@ -432,7 +585,7 @@ def read_flags(arguments: Sequence[str]) -> dict[str, str | None] | None:
         # A value that looks like a flag may be one.
         if not equals and left and not left[-1].startswith("-"):
             text = left.pop()
-        elif not equals and setting.metadata["kind"] is FLAG:
+        elif not equals and setting.metadata["kind"] in SWITCHES:
             text = _SWITCHED_ON
         elif not equals:
             return None
@@ -454,7 +607,10 @@ def read_settings(flags: Mapping[str, str | None], defaults: Mapping[str, Any] |
     for setting in _settings():
         source, text = _given(setting, flags)
         if text:
-            values[setting.name] = _parse(setting, source, text)
+            values[setting.name] = _parse(setting.metadata["kind"], source, text)
+    if servers := os.environ.get("GRPC_SERVERS"):
+        # OpenVINO Model Server minds it more than its flag, as far as there are CPUs.
+        values["grpc_workers"] = min(_parse(COUNT, "GRPC_SERVERS", servers), _cpu_count())
     if not values.keys() & {"model_path", "model_config_file"}:
         values |= _image_model(values)
     return Settings(**values)
@@ -463,6 +619,25 @@ def read_settings(flags: Mapping[str, str | None], defaults: Mapping[str, Any] |
 def is_on_cloud_run() -> bool:
     """Whether whatever is written to disk takes memory, which cannot be told there by looking at the disk."""
     return "K_SERVICE" in os.environ
+
+
+def is_serverless() -> bool:
+    """Whether this runs on Lambda, Cloud Run, Knative or Azure Container Apps, which read what is logged."""
+    return not os.environ.keys().isdisjoint(("AWS_LAMBDA_FUNCTION_NAME", "K_SERVICE", "CONTAINER_APP_NAME"))
+
+
+def logs_as_lambda_does() -> bool:
+    """Whether this function is configured for JSON, which Lambda's runtime client then writes itself."""
+    return os.environ.get("AWS_LAMBDA_LOG_FORMAT", "").upper() == "JSON"
+
+
+def without_effect(settings: Settings) -> Iterator[str]:
+    """Yield what is given for the sake of OpenVINO Model Server, or its ancestor, and means nothing here."""
+    if settings.given(("custom_node_resources_cleaner_interval_seconds",)):
+        yield "custom_node_resources_cleaner_interval_seconds has no effect, as there are no custom nodes yet"
+    for variable, reason in _WITHOUT_EFFECT.items():
+        if os.environ.get(variable):
+            yield f"{variable} has no effect: {reason}"
 
 
 def initialization_type() -> str:
@@ -484,6 +659,10 @@ def lambda_memory() -> int:
     """Return the memory of this Lambda function in MB, which buys its CPU; 0 if it is none."""
     memory = os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "")
     return int(memory) if memory.isdecimal() else 0
+
+
+def _cpu_count() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 def _image_model(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -517,8 +696,7 @@ def _given(setting: Field[Any], flags: Mapping[str, str | None]) -> tuple[str, s
     return setting.name, None
 
 
-def _parse(setting: Field[Any], source: str, text: str) -> Any:
-    kind: Kind = setting.metadata["kind"]
+def _parse(kind: Kind, source: str, text: str) -> Any:
     try:
         return kind.parse(text)
     except (ValueError, OverflowError):

@@ -23,7 +23,7 @@ def pull(settings: Settings, version: int | None) -> Iterator[str]:
         SettingsError: the models are not what they should be.
         ModelCacheError: one cannot be had or kept.
     """
-    for model in models_of(settings):
+    for model in models_of(settings).models:
         repository = open_repository(model, settings)
         labelled = [] if version is not None else map(repository.find, model.labels.values())
         # The newest may have a label, or several.

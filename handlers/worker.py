@@ -9,29 +9,30 @@ import pickle
 import queue
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from handlers.channel import Channel
-from handlers.configuration import ModelConfig, from_message, models_of
+from handlers.configuration import Configuration, from_message, models_of
 from handlers.settings import Settings
 from model_cache.errors import ModelCacheError
 from runtime.errors import InferenceError, Overloaded
+
+if TYPE_CHECKING:
+    from runtime.metric_families import Snapshot
 
 logger = logging.getLogger(__name__)
 
 
 class Reload(Protocol):
     @property
-    def told(self) -> Sequence[ModelConfig]:
+    def told(self) -> Configuration:
         """What the file that is watched said last."""
         ...
 
-    def __call__(
-        self, message: Any, deadline: float | None, agree: Callable[[], None], told: Sequence[ModelConfig]
-    ) -> None:
+    def __call__(self, message: Any, deadline: float | None, agree: Callable[[], None], told: Configuration) -> None:
         """
         Args:
             agree: called once all is loaded: it returns if the models are to be replaced.
@@ -56,25 +57,48 @@ class Worker:
         self._all_are_loaded = threading.Event()
         self._reload: Reload
         # What waits for an answer, by number. Each is put in and taken out by the one thread that asks.
-        self._questions: dict[int, queue.SimpleQueue[tuple[bool, bytes | None]]] = {}
+        self._questions: dict[int, queue.SimpleQueue[tuple[Any, ...]]] = {}
         self._numbers = itertools.count()
+        # What this one answers where all are asked, by what about.
+        self._answers: dict[str, Callable[[], Any]] = {}
         # Whether to go on, for the one replacement that is under way at a time.
         self._verdicts: queue.SimpleQueue[tuple[int, bool]] = queue.SimpleQueue()
 
-    def models(self, settings: Settings) -> tuple[list[ModelConfig], Sequence[ModelConfig]]:
+    def models(self, settings: Settings) -> tuple[Configuration, Configuration]:
         """Return what the others serve, if a client has had that replaced, or what the settings name.
 
         And what the file said by then, after which it takes something new to be heeded.
         """
         if self._config is None:
-            models = models_of(settings)
-            return models, models
+            configuration = models_of(settings)
+            return configuration, configuration
         message, told = _unpacked(self._config)
-        return from_message(message), told
+        known = {(model.name, model.base_path): model for model in told.models}
+        models = [
+            # What a message cannot say is as the file has it.
+            known.get((model.name, model.base_path), model)._replace(policy=model.policy, labels=model.labels)
+            for model in from_message(message)
+        ]
+        return Configuration(models), told
 
-    def follow(self, reload: Reload, stop: Callable[[], None]) -> None:
-        """Do what the supervisor says, in a thread; stop when it says so or has gone."""
+    def follow(
+        self,
+        reload: Reload,
+        stop: Callable[[], None],
+        refresh: Callable[[], bool] | None = None,
+        snapshot: Callable[[], Snapshot] | None = None,
+    ) -> None:
+        """Do what the supervisor says, in a thread; stop when it says so or has gone.
+
+        Args:
+            refresh: what this worker does where one of them has been asked for `refresh`.
+            snapshot: its part of what `gather` returns; None if metrics are off.
+        """
         self._reload = reload
+        if refresh is not None:
+            self._answers["refresh"] = partial(_outcome, refresh)
+        if snapshot is not None:
+            self._answers["metrics"] = snapshot
         threading.Thread(target=self._follow, args=(reload, stop), name="worker", daemon=True).start()
 
     def wait_until_all_are_loaded(self) -> None:
@@ -104,6 +128,53 @@ class Worker:
         if not is_done:
             raise Overloaded("the models are being replaced by somebody else, or a worker has died; try again later")
 
+    def refresh(self) -> bool:
+        """Have all workers look anew at what they are to serve; return whether anything has changed for one of them.
+
+        Raises:
+            Overloaded: one of them has not done so in time.
+            InferenceError, ModelCacheError: why one could not.
+        """
+        outcomes, silent = self._ask("refresh")
+        for _, error in outcomes:
+            if error is not None:
+                raise pickle.loads(error)
+        if silent:
+            raise Overloaded(f"{silent} of {self.count} workers have not looked at their models in time")
+        return any(is_changed for is_changed, _ in outcomes)
+
+    def gather(self) -> Snapshot:
+        """Return the metrics of all workers, added up; of those that do not answer what they have said before."""
+        total: Snapshot = self._ask("metrics")
+        return total
+
+    def _ask(self, about: str) -> Any:
+        number = next(self._numbers)
+        answer = self._questions[number] = queue.SimpleQueue()
+        try:
+            self._channel.send("ask", number, about)
+            # The supervisor sees to it that there is an answer in time.
+            result = answer.get()
+        except OSError as exc:
+            raise Overloaded("the supervisor of this worker has gone") from exc
+        finally:
+            del self._questions[number]
+        # What is said where nobody answers any more.
+        if len(result) != 1:
+            raise Overloaded("the supervisor of this worker has gone")
+        return result[0]
+
+    def _answer(self, about: str) -> None:
+        found: Any = None
+        try:
+            found = self._answers[about]()
+        # The others wait for us, whatever it is.
+        except Exception:
+            logger.exception("this worker has no answer about %s", about)
+        # A supervisor that has gone has no use for it.
+        with suppress(OSError):
+            self._channel.send("reply", about, found)
+
     def _follow(self, reload: Reload, stop: Callable[[], None]) -> None:
         while message := self._channel.receive():
             kind, content = message
@@ -115,6 +186,8 @@ class Worker:
                 question, *answer = content
                 if question in self._questions:
                     self._questions[question].put(tuple(answer))
+            elif kind == "ask":
+                threading.Thread(target=self._answer, args=content, name="answer", daemon=True).start()
             elif kind == "prepare":
                 threading.Thread(target=self._replace, args=(reload, *content), name="reload", daemon=True).start()
             else:
@@ -154,13 +227,22 @@ class Worker:
                 raise Overloaded("another worker could not load the models; they stay as they are")
 
 
-def _packed(message: Any, told: Sequence[ModelConfig]) -> bytes:
+def _outcome(refresh: Callable[[], bool]) -> tuple[bool, bytes | None]:
+    """Return whether anything has changed, or the error, pickled."""
+    try:
+        return refresh(), None
+    except (InferenceError, ModelCacheError) as exc:
+        return False, pickle.dumps(type(exc)(*exc.args))
+
+
+def _packed(message: Any, told: Configuration) -> bytes:
     # Other mappings than dict cannot be pickled.
-    models = [model._replace(labels=dict(model.labels)) for model in told]
-    return pickle.dumps((message.SerializeToString(), models))
+    models = [model._replace(labels=dict(model.labels)) for model in told.models]
+    portable = told._replace(models=models, rejected=dict(told.rejected))
+    return pickle.dumps((message.SerializeToString(), portable))
 
 
-def _unpacked(content: bytes) -> tuple[Any, list[ModelConfig]]:
+def _unpacked(content: bytes) -> tuple[Any, Configuration]:
     from runtime.codecs import schema
 
     message, told = pickle.loads(content)

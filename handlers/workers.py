@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from types import FrameType
@@ -26,6 +27,7 @@ from handlers.exits import START_FAILED, STOP_SIGNALS, USAGE
 from handlers.limits import cpu_room
 from handlers.ports import hold
 from handlers.settings import Settings, environment_of_worker
+from handlers.survey import Party, Survey, Tally
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,8 @@ PAUSES = (0.1, 0.3, 1.0, 3.0)
 """Seconds before a worker that has died is started anew, the first time and again. If none serves when it dies once
 more, all end; otherwise it is tried for ever."""
 _LONG_PAUSE = 30.0
+SCRAPE_PATIENCE = 1.0
+"""Seconds that the metrics of a worker are waited for; then those of before have to do. Prometheus waits for ten."""
 SETTLED = 60.0
 """Seconds after which a worker's death has nothing to do with its start."""
 _GRACE = 3.0
@@ -106,6 +110,12 @@ class _Supervisor:
         self._is_stopping = False
         self._code = 0
         self._agreement = Agreement(settings.load_timeout)
+        self._tally = Tally()
+        # By what they are about.
+        self._surveys = {
+            "metrics": Survey("metrics", SCRAPE_PATIENCE, self._workers.values, self._tally.total),
+            "refresh": Survey("refresh", settings.load_timeout + _GRACE, self._workers.values, self._refreshed),
+        }
         self._signals: list[int] = []
         self._poll = select.poll()
 
@@ -157,6 +167,9 @@ class _Supervisor:
                 self._start_anew(number)
         if self._agreement.deadline is not None and self._agreement.deadline < now:
             self._agreement.expire()
+        for survey in self._surveys.values():
+            if survey.deadline is not None and survey.deadline < now:
+                survey.expire()
 
     def _patience(self) -> float | None:
         """Return the milliseconds after which there is something to do even if nothing happens."""
@@ -165,6 +178,7 @@ class _Supervisor:
             times.append(self._agreement.deadline)
         elif not self._is_stopping:
             times += self._due.values()
+        times += [survey.deadline for survey in self._surveys.values() if survey.deadline is not None]
         first = min(times, default=math.inf)
         return None if first == math.inf else max(0.0, first - time.monotonic()) * 1000 + 1
 
@@ -212,10 +226,25 @@ class _Supervisor:
             question, config, deadline = content
             answer = partial(worker.tell, "result", question)
             self._agreement.propose(config, deadline, self._workers.values(), answer)
+        elif kind == "ask":
+            question, about = content
+            self._surveys[about].ask(partial(worker.tell, "result", question))
+        elif kind == "reply":
+            about, reply = content
+            self._surveys[about].answered(worker, reply)
         elif kind == "prepared":
             self._agreement.prepared(worker, *content)
         else:
             self._agreement.ended(worker, *content)
+
+    def _refreshed(self, answers: Mapping[Party, Any], silent: int) -> tuple[list[Any], int]:
+        """Return what the workers say that have looked at the file anew; each says whether it has changed, or why not.
+
+        What a client has had replaced is forgotten if they all serve what the file says now.
+        """
+        if self._settings.model_config_file and not silent and all(error is None for _, error in answers.values()):
+            self._agreement.config = None
+        return list(answers.values()), silent
 
     def _loaded(self, worker: _Worker) -> None:
         worker.is_loaded = True
@@ -257,6 +286,9 @@ class _Supervisor:
         worker.channel.close()
         worker.is_over = True
         self._agreement.gone(worker)
+        self._tally.gone(worker)
+        for survey in self._surveys.values():
+            survey.gone(worker)
         if self._is_stopping:
             return
         how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name

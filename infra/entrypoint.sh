@@ -6,6 +6,16 @@
 set -eu
 
 if [ -z "${AWS_LAMBDA_RUNTIME_API:-}" ]; then
+    # What manifests for OpenVINO Model Server and its ancestor in Python say in front of the command itself.
+    case "${1:-}" in
+    */start_server.sh)
+        shift
+        ;;
+    */ovms)
+        shift
+        set -- ovms "$@"
+        ;;
+    esac
     exec decant "$@"
 fi
 

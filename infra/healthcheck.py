@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 TIMEOUT = 2.5
+DEFAULT_PORTS = {"ovms": (0, 9178), "ie_serving": (0, 9000)}
 ANY_ADDRESS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
@@ -28,14 +29,25 @@ def main() -> None:
 
 def complaint(arguments: Sequence[str], environ: Mapping[str, str]) -> str | None:
     """Say what is wrong with the server that was started with ``arguments``; nothing if it is alive."""
-    rest_port = int(setting("rest_port", arguments, environ) or environ.get("PORT") or 8501)
+    default_rest_port, default_grpc_port = default_ports(arguments)
+    rest_port = int(setting("rest_port", arguments, environ) or environ.get("PORT") or default_rest_port)
     if not rest_port:
         # Importing gRPC would take longer than the server's own start: that it listens must do.
-        grpc_port = int(setting("port", arguments, environ) or 8500)
+        grpc_port = int(setting("port", arguments, environ) or default_grpc_port)
         socket.create_connection((address("grpc_bind_address", arguments, environ), grpc_port), TIMEOUT).close()
         return None
     status = live_status(address("rest_bind_address", arguments, environ), rest_port)
     return None if status == 200 else f"status {status}"
+
+
+def default_ports(arguments: Sequence[str]) -> tuple[int, int]:
+    """Return those of REST and gRPC: other servers' commands keep their own."""
+    # An interpreter, the command, and perhaps another command of that.
+    for argument in arguments[:3]:
+        name = argument.rpartition("/")[2]
+        if name in DEFAULT_PORTS:
+            return DEFAULT_PORTS[name]
+    return 8501, 8500
 
 
 def live_status(host: str, port: int) -> int:

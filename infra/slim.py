@@ -115,7 +115,7 @@ def install_product(source: Path, venv: Path, root: Path) -> None:
         shutil.copytree(source / package, target / package, ignore=shutil.ignore_patterns("__pycache__"))
     write_metadata(source / "pyproject.toml", target)
     byte_compile(target, root)
-    write_script(under(root, venv / "bin" / "decant"), venv)
+    write_scripts(source / "pyproject.toml", venv, root)
     make_readable(root)
 
 
@@ -162,10 +162,18 @@ def write_metadata(pyproject: Path, target: Path) -> None:
     (info / "INSTALLER").write_text("image\n")
 
 
-def write_script(path: Path, venv: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!{venv}/bin/python\nimport sys\n\nfrom handlers.cli import main\n\nsys.exit(main())\n")
-    path.chmod(0o755)
+def write_scripts(pyproject: Path, venv: Path, root: Path) -> None:
+    directory = under(root, venv / "bin")
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, entry in tomllib.loads(pyproject.read_text())["project"]["scripts"].items():
+        module, _, function = entry.partition(":")
+        code = f"import sys\n\nfrom {module} import {function}\n\nsys.exit({function}())\n"
+        (directory / name).write_text(f"#!{venv}/bin/python\n{code}")
+        (directory / name).chmod(0o755)
+    # Where OpenVINO Model Server's image has it, and so the commands of people's manifests.
+    link = under(root, Path("/ovms/bin/ovms"))
+    link.parent.mkdir(parents=True)
+    link.symlink_to(venv / "bin" / "ovms")
 
 
 def make_readable(directory: Path) -> None:

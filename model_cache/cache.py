@@ -110,6 +110,8 @@ class Snapshot(NamedTuple, Generic[K, T]):
     """Least recently leased first, then the retired."""
     budget: int
     used: int
+    evictions: int = 0
+    """Since the cache is there."""
 
 
 class _Entry(Generic[K, T]):
@@ -209,12 +211,20 @@ class ModelCache(Generic[K, T]):
         budget: int,
         *,
         room_timeout: float = ROOM_TIMEOUT,
+        is_kept: Callable[[T], bool] = lambda value: False,
         # Not the monotonic clock: it stands still while a platform has the process frozen.
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """
+        Args:
+            room_timeout: see `ROOM_TIMEOUT`.
+            is_kept: whether a thing is not to be evicted, though nobody leases it. It may become so only while it is
+                leased. Cheap, as it is called under the lock; what is retired is closed whatever it says.
+        """
         self._loader = loader
         self._budget = budget
         self._room_timeout = room_timeout
+        self._is_kept = is_kept
         self._clock = clock
         # Guards everything below.
         self._lock = threading.Lock()
@@ -228,6 +238,8 @@ class ModelCache(Generic[K, T]):
         self._closing = 0
         self._closed = threading.Condition(self._lock)
         self._closes = 0
+        # Those that had to make room, ever.
+        self._evictions = 0
         # Callers for whom there is no room, first come first; in it as long as they wait.
         self._queue: list[_Place[K]] = []
         # The last failed load of each key, until it succeeds. Bounded, as keys come from requests.
@@ -277,6 +289,8 @@ class ModelCache(Generic[K, T]):
             entry.is_retired = True
             self._retired.add(entry)
             unwanted = self._begin_close([entry] if entry.leases == 0 else [])
+            # If it was kept, its room was nobody's until now.
+            self._call_queue()
         self._close(unwanted, "closing")
 
     def close(self) -> None:
@@ -319,7 +333,7 @@ class ModelCache(Generic[K, T]):
         """Return what is in the cache. Cheap: what is held is copied under the lock."""
         with self._lock:
             holdings = [self._holding(entry) for entry in (*self._entries.values(), *self._retired)]
-            return Snapshot(holdings, self._budget, self._used)
+            return Snapshot(holdings, self._budget, self._used, self._evictions)
 
     def _holding(self, entry: _Entry[K, T]) -> Holding[K, T]:
         state: Literal["loading", "loaded", "retired"] = "loaded" if entry.is_loaded else "loading"
@@ -409,7 +423,8 @@ class ModelCache(Generic[K, T]):
         """
         if not self._queue:
             return
-        room = self._budget - self._used + sum(entry.size for entry in self._entries.values() if not entry.leases)
+        idle = sum(entry.size for entry in self._entries.values() if self._is_evictable(entry))
+        room = self._budget - self._used + idle
         for place in self._queue:
             if place.key in self._entries:
                 place.called.notify()
@@ -432,10 +447,13 @@ class ModelCache(Generic[K, T]):
         for entry in self._entries.values():
             if excess <= 0:
                 break
-            if entry.leases == 0:
+            if self._is_evictable(entry):
                 idle.append(entry)
                 excess -= entry.size
         return idle
+
+    def _is_evictable(self, entry: _Entry[K, T]) -> bool:
+        return entry.leases == 0 and not self._is_kept(entry.value)
 
     def _begin_lease(self, entry: _Entry[K, T]) -> None:
         entry.leases += 1
@@ -449,6 +467,7 @@ class ModelCache(Generic[K, T]):
                 self._retired.remove(entry)
             else:
                 del self._entries[entry.key]
+                self._evictions += 1
             self._used -= entry.size
             self._closing += entry.size
         return entries

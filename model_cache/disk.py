@@ -152,6 +152,8 @@ class DiskCache:
         self._mode = 0o755 if is_durable else 0o700
         self._streams = threading.BoundedSemaphore(MAX_STREAMS)
         self._is_swept = False
+        self.evictions = 0
+        """Entries that this process has removed to make room. Changes under the cache directory's lock only."""
 
     @contextmanager
     def lease(self, version: ModelVersion) -> Iterator[Files]:
@@ -367,6 +369,7 @@ class DiskCache:
                 )
             for path, _ in victims:
                 logger.info("evicting %s from disk, %d bytes", path.name, held[path])
+                self.evictions += 1
                 _clear(_bury(path))
         finally:
             for _, lock in victims:
@@ -466,6 +469,7 @@ class DiskCache:
                 )
             for path, _ in victims:
                 logger.info("evicting %s from disk, %d bytes", path.name, held[path].size)
+                self.evictions += 1
                 _clear(_bury(path))
         finally:
             for _, lock in victims:

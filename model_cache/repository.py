@@ -31,6 +31,8 @@ SETTLE = 5.0
 """Seconds for which a version must have stayed the same to be taken for whole."""
 REFRESH_TIMEOUT = 60.0
 """Seconds after which a listing under way is not counted on: threads of a frozen process stand still for hours."""
+MAX_RETIRED = 100
+"""Versions that are remembered of those that were offered once: whoever asks for them is told that they are no more."""
 
 
 class ServableId(NamedTuple):
@@ -127,6 +129,8 @@ class _Listing(NamedTuple):
     versions: Mapping[int, ModelVersion]
     candidates: Sequence[ModelVersion]
     unsettled: Sequence[int]
+    retired: Sequence[int]
+    """Versions that were offered and are no more, ascending; the last `MAX_RETIRED` of them."""
 
 
 @dataclass(eq=False)
@@ -253,6 +257,42 @@ class ModelRepository:
         known = self._known
         return None if known is None else known.versions
 
+    @property
+    def retired(self) -> Sequence[int]:
+        """The numbers of versions that could be asked for once and cannot any more, ascending."""
+        known = self._known
+        return () if known is None else known.retired
+
+    def stand_ins(self, has_failed: Callable[[ModelVersion], bool]) -> Mapping[int, ModelVersion]:
+        """Return the versions that the policy would offer, and does not, if there were not those that have failed."""
+        known = self._known
+        if known is None:
+            return {}
+        rest = {number for number, version in known.settled.items() if not has_failed(version)}
+        return {number: known.settled[number] for number in self._policy.offers(rest) if number not in known.versions}
+
+    def relist(self, deadline: float) -> None:
+        """List now and wait for it, and let what has only just appeared settle; for when somebody asks for that.
+
+        What is found and was not known is judged as at a start, by its age. A storage that fails changes nothing of
+        what is known.
+
+        Args:
+            deadline: in seconds of the monotonic clock, when nobody waits any longer.
+
+        Raises:
+            StorageUnavailable, LoadPending: as `versions`.
+        """
+        self.outdate()
+        self.expire()
+        known = self._current(max(0.0, deadline - time.monotonic()))
+        # A little more, as the clock that judges may be another.
+        pause = self._settle * 1.01
+        if known.sightings and time.monotonic() + pause < deadline:
+            time.sleep(pause)
+            self.expire()
+            self._current(max(0.0, deadline - time.monotonic()))
+
     def with_terms(self, policy: VersionPolicy | None, options: Hashable = None) -> ModelRepository:
         """Return another repository that differs in its policy and options, and knows what this one knows."""
         other = ModelRepository(
@@ -273,7 +313,7 @@ class ModelRepository:
                 number: sighting._replace(version=other._adopt(sighting.version))
                 for number, sighting in known.sightings.items()
             }
-            other._known = other._listing(known.ticket, known.since, settled, sightings, is_outdated=known.is_outdated)
+            other._known = other._succeeding(known, settled, sightings)
         return other
 
     def _adopt(self, version: ModelVersion) -> ModelVersion:
@@ -308,9 +348,7 @@ class ModelRepository:
             known = self._known
             if gone and known and known.settled.get(gone.id.version) == gone:
                 settled = {number: version for number, version in known.settled.items() if version != gone}
-                self._known = self._listing(
-                    known.ticket, known.since, settled, known.sightings, is_outdated=known.is_outdated
-                )
+                self._known = self._succeeding(known, settled, known.sightings)
 
     def _current(self, patience: float | None) -> _Listing:
         known = self._known
@@ -448,7 +486,7 @@ class ModelRepository:
         with self._lock:
             if self._known is None or self._known.ticket < ticket:
                 settled, sightings = self._judge(self._known, found, begun, ended)
-                self._known = self._listing(ticket, begun, settled, sightings)
+                self._known = self._listing(ticket, begun, settled, sightings, self._known)
             return self._known
 
     def _judge(
@@ -490,25 +528,34 @@ class ModelRepository:
                 settled[number] = before
         return settled, sightings
 
+    def _succeeding(
+        self, known: _Listing, settled: Mapping[int, ModelVersion], sightings: Mapping[int, _Sighting]
+    ) -> _Listing:
+        """Return what the same look has found, seen otherwise."""
+        listing = self._listing(known.ticket, known.since, settled, sightings, known)
+        return listing._replace(is_outdated=known.is_outdated)
+
     def _listing(
         self,
         ticket: int,
         since: float,
         settled: Mapping[int, ModelVersion],
         sightings: Mapping[int, _Sighting],
-        *,
-        is_outdated: bool = False,
+        before: _Listing | None,
     ) -> _Listing:
         offers, candidates = self._policy.offers, self._policy.candidates
+        versions = {number: settled[number] for number in offers(settled.keys())}
+        past = {*before.versions, *before.retired} if before else set()
         return _Listing(
             ticket=ticket,
             since=since,
-            is_outdated=is_outdated,
+            is_outdated=False,
             settled=settled,
             sightings=sightings,
-            versions={number: settled[number] for number in offers(settled.keys())},
+            versions=versions,
             candidates=tuple(settled[number] for number in candidates(settled.keys())),
             unsettled=tuple(number for number in offers(settled.keys() | sightings.keys()) if number not in settled),
+            retired=tuple(sorted(past.difference(versions))[-MAX_RETIRED:]),
         )
 
 

@@ -178,6 +178,8 @@ def _why_not(signature: Signature) -> str:
     """Return why requests to the signature cannot be stacked; nothing if they can."""
     if not signature.inputs:
         return "it has no inputs"
+    if signature.special_inputs:
+        return "each of them belongs to a sequence"
     for spec in signature.inputs.values():
         if spec.shape is None or spec.shape[:1] != (DYNAMIC,):
             return f"input '{spec.name}' has shape {spec.shape}; want an open first dimension"

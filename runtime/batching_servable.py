@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from runtime.errors import DeadlineExceeded, InferenceFailed, InvalidRequest, Overloaded
 from runtime.inputs import check_inputs
-from runtime.servable import Servable, Tensors
+from runtime.servable import Observed, Observer, Servable, Tensors, Usage
 from runtime.stacking import Shapes, join, longest, row_size, rows_of, stack, unstack
 
 if TYPE_CHECKING:
@@ -70,7 +70,10 @@ class BatchingServable:
         self.concurrency = inner.concurrency
         # Whoever is the first of a batch waits for others.
         self.is_quick = False
+        # What remembers its callers is not batched.
+        self.is_kept = False
         self.signatures = inner.signatures
+        self._observer: Observer | None = None
         self._name = name
         self._inner = inner
         self._parameters = parameters
@@ -91,6 +94,22 @@ class BatchingServable:
             return (
                 f"<BatchingServable {self._name} {self._free} free, {waiting} waiting in {len(self._waiting)} batches>"
             )
+
+    @property
+    def observer(self) -> Observer | None:
+        return self._observer
+
+    @observer.setter
+    def observer(self, observer: Observer | None) -> None:
+        self._observer = observer
+        if isinstance(self._inner, Observed):
+            self._inner.observer = observer
+
+    @property
+    def usage(self) -> Usage:
+        inner = self._inner.usage if isinstance(self._inner, Observed) else Usage(1, 0, 0)
+        with self._lock:
+            return inner._replace(stacking=sum(len(batch.tasks) for batch in self._waiting))
 
     def predict(self, signature_name: str, inputs: Tensors, deadline: float | None = None) -> Tensors:
         if signature_name not in self._batched:
@@ -270,6 +289,8 @@ class BatchingServable:
         """Return the part of each task; None for those to be run alone."""
         signature_name = batch.key.signature_name
         rows = sum(task.rows for task in tasks)
+        if tasks and self._observer is not None:
+            self._observer.stacked(rows)
         padded = self._parameters.padded(rows)
         if (padded - rows) * sum(task.size for task in tasks) > _MOST_FILLED * rows:
             padded = rows

@@ -7,7 +7,7 @@ TensorFlow Serving's order, and with its texts: ``servables/tensorflow/{predict_
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 from model_cache.timeline import lap
 from runtime import examples
 from runtime.codecs import schema, tensor_proto
+from runtime.codecs.dtypes import is_string, tf_name, tf_number
 from runtime.errors import NAME, InvalidRequest, SignatureNotFound, Unsupported, quoted
 from runtime.examples import Example
 from runtime.inputs import check_inputs, check_names
-from runtime.servable import Servable
-from runtime.signature import CLASSIFY_METHOD, DEFAULT_SIGNATURE, REGRESS_METHOD
+from runtime.servable import Servable, Tensors
+from runtime.signature import CLASSIFY_METHOD, DEFAULT_SIGNATURE, REGRESS_METHOD, Signature, TensorSpec
+
+T = TypeVar("T")
 
 
 def predict(servable: Servable, request: Any, deadline: float | None = None, tensor_content_from: int = 0) -> Any:
@@ -38,18 +41,25 @@ def predict(servable: Servable, request: Any, deadline: float | None = None, ten
     if signature_name not in servable.signatures:
         raise SignatureNotFound(f'Serving signature key "{quoted(signature_name, NAME)}" not found.')
     signature = servable.signatures[signature_name]
-    check_names(signature.inputs, request.inputs.keys())
+    special = {name: proto for name, proto in request.inputs.items() if name in signature.special_inputs}
+    protos = (
+        {name: proto for name, proto in request.inputs.items() if name not in special} if special else request.inputs
+    )
+    check_names(signature.inputs, protos.keys())
     # All before any is decoded: a few bytes may stand for a large tensor.
-    heads = {name: tensor_proto.decode_head(name, proto) for name, proto in request.inputs.items()}
-    wanted = _filter(request.output_filter, signature.outputs.keys())
-    check_inputs(signature.inputs, heads)
-    inputs = {name: tensor_proto.decode(name, proto, heads[name]) for name, proto in request.inputs.items()}
+    heads = {name: tensor_proto.decode_head(name, proto) for name, proto in protos.items()}
+    wanted = _filter(request.output_filter, signature)
+    inputs = _inputs(signature.inputs, protos, heads, deadline)
+    if special:
+        inputs = {**inputs, **_special(special, signature.special_inputs)}
     lap("decode")
     outputs = servable.predict(signature_name, inputs, deadline)
     lap("infer")
     response = schema.PredictResponse()
     for name in wanted:
-        tensor_proto.encode(outputs[name], response.outputs[name], tensor_content_from)
+        # Who waits for what is special looks into its own field.
+        content_from = 0 if name in signature.special_outputs else tensor_content_from
+        tensor_proto.encode(outputs[name], response.outputs[name], content_from)
     response.model_spec.signature_name = signature_name
     lap("encode")
     return response
@@ -94,10 +104,11 @@ def _signature_name(spec: Any) -> str:
     return name or DEFAULT_SIGNATURE
 
 
-def _filter(wanted: Sequence[str], outputs: Collection[str]) -> Collection[str]:
+def _filter(wanted: Sequence[str], signature: Signature) -> Collection[str]:
+    outputs, special = signature.outputs, signature.special_outputs
     seen: set[str] = set()
     for name in wanted:
-        if name not in outputs:
+        if name not in outputs and name not in special:
             raise InvalidRequest(
                 f"output tensor alias not found in signature: {quoted(name, NAME)} Outputs expected to be in the set "
                 f"{{{','.join(sorted(outputs))}}}."
@@ -105,7 +116,44 @@ def _filter(wanted: Sequence[str], outputs: Collection[str]) -> Collection[str]:
         if name in seen:
             raise InvalidRequest(f"duplicate output tensor alias: {quoted(name, NAME)}")
         seen.add(name)
-    return wanted or outputs
+    # What is special is always answered: without it a client cannot go on.
+    return dict.fromkeys([*(wanted or outputs), *special]) if special else wanted or outputs
+
+
+def _inputs(
+    specs: Mapping[str, TensorSpec],
+    protos: Mapping[str, Any],
+    heads: Mapping[str, tensor_proto.Head],
+    deadline: float | None,
+) -> Tensors:
+    """Return the arrays of the specs' dtypes, made of images where these were sent."""
+    files = {name for name, head in heads.items() if is_string(head.dtype) and not is_string(specs[name].dtype)}
+    if not files:
+        check_inputs(specs, heads)
+        return {name: tensor_proto.decode(name, proto, heads[name]) for name, proto in protos.items()}
+    # Imported by who needs it.
+    from runtime.images import accepts_images, decode_images
+
+    images = {name for name in files if accepts_images(specs[name])}
+    check_inputs(_without(images, specs), _without(images, heads))
+    inputs = {name: tensor_proto.decode(name, proto, heads[name]) for name, proto in protos.items()}
+    return decode_images(specs, inputs, deadline)
+
+
+def _without(names: Collection[str], mapping: Mapping[str, T]) -> dict[str, T]:
+    return {name: value for name, value in mapping.items() if name not in names}
+
+
+def _special(protos: Mapping[str, Any], specs: Mapping[str, TensorSpec]) -> Tensors:
+    """Return the arrays of special inputs, of any shape: what is wrong with that is the servable's to say."""
+    for name, proto in protos.items():
+        want = specs[name].dtype
+        if proto.dtype != tf_number(want):
+            raise InvalidRequest(
+                f"Could not find {name.replace('_', ' ')} in expected tensor proto field {want.name}_val: "
+                f"want {tf_name(want)}"
+            )
+    return {name: tensor_proto.decode(name, proto) for name, proto in protos.items()}
 
 
 def _check_tasks(servable: Servable, tasks: Iterable[Any]) -> None:

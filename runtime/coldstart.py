@@ -156,6 +156,13 @@ def server_timing(of: Timeline = timeline) -> str:
     return ", ".join(f"{name};dur={seconds * 1e3:.1f}" for name, seconds in durations.items())
 
 
+def phase_seconds(of: Timeline = timeline) -> tuple[float, Mapping[str, float]]:
+    """Return the seconds of the start, and those for which each of its phases was under way."""
+    start = _start(of)
+    phases = _phases(_of(start, start.first))
+    return start.seconds, {phase: total["seconds"] for phase, total in phases.items() if phase not in _ENVELOPES}
+
+
 def emf(dimensions: Mapping[str, str], of: Timeline = timeline) -> str:
     """Return the start as one line of CloudWatch's Embedded Metric Format, in the namespace Decant.
 

@@ -41,6 +41,7 @@ _RACY = 2.0
 _READ = 1 << 20
 OWN_PROPERTIES = frozenset({"CACHE_DIR", "CACHE_MODE", "WEIGHTS_PATH", "ENABLE_WEIGHTLESS"})
 """With which OpenVINO is told to do other things."""
+_CHANGES = "DECANT_CHANGES"
 # Who imports a model gives it threads of his own: it is the same model, and as quick, whoever has compiled it with how
 # many.
 _OF_THE_PROCESS = ("INFERENCE_NUM_THREADS", "ENABLE_CPU_PINNING")
@@ -144,9 +145,16 @@ def with_defaults(config: Mapping[str, str] | None) -> dict[str, str]:
     return {**DEFAULTS, **(config or {})}
 
 
-def properties_of(config: Mapping[str, str]) -> dict[str, str]:
-    """Return which of these properties make models that are compiled with them what they are."""
-    return {name: value for name, value in config.items() if name not in _OF_THE_PROCESS}
+def properties_of(config: Mapping[str, str], changes: object = None) -> dict[str, str]:
+    """Return which of these properties make models that are compiled with them what they are.
+
+    Args:
+        changes: what was done to the model before that, as JSON has it; it counts like a property.
+    """
+    properties = {name: value for name, value in config.items() if name not in _OF_THE_PROCESS}
+    if changes is not None:
+        properties[_CHANGES] = hashlib.sha256(json.dumps(changes).encode()).hexdigest()
+    return properties
 
 
 def beginning_of(properties: Mapping[str, str]) -> str:

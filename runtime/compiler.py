@@ -16,7 +16,9 @@ from model_cache.errors import ModelCacheError
 from model_cache.repository import ModelVersion
 from model_cache.timeline import span
 from runtime.compiled import CompiledFiles, CompiledModel, Origin, Unfit, can_be_exported, properties_of, with_defaults
-from runtime.openvino_core import DEVICE, core, openvino
+from runtime.openvino_core import DEVICE, core, openvino, reason, unsupported
+from runtime.options import DEFAULTS, ModelOptions
+from runtime.ports import NO_NAMES, Names
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +26,80 @@ logger = logging.getLogger(__name__)
 # suffer, for as long as the model lives, was measured: see docs/compiled.md.
 _WEIGHTLESS = {"CACHE_MODE": "OPTIMIZE_SIZE"}
 _REQUIREMENTS = "RUNTIME_REQUIREMENTS"
+
+
+Sizes = Mapping[str, tuple[int, ...]]
+"""Shapes of inputs, by the names that clients use."""
+
+
+class Unsuited(Exception):
+    """What is to be made of a model does not fit it, or this machine."""
+
+
+class Recipe(NamedTuple):
+    options: ModelOptions = DEFAULTS
+    names: Names = NO_NAMES
+    """What its tensors are called, which is how the options name them."""
+    config: Mapping[str, str] = with_defaults(None)
+    """All properties that it is compiled with, see `recipe_of`."""
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What makes models that are compiled so what they are, as `Header.properties`."""
+        changes = self.options.changes
+        names = [sorted(each.items()) for each in self.names]
+        return properties_of(self.config, [changes, names] if changes else None)
+
+    @property
+    def is_for_others(self) -> bool:
+        """Whether what is compiled so may be used again, by whoever makes the same of the same model."""
+        # As in OpenVINO Model Server, what takes any shape is not cached if nobody has allowed it.
+        return self.options.device == DEVICE and (self.options.allows_cache or not self.options.is_auto)
+
+    def can_be_exported(self, path: Path) -> bool:
+        return self.is_for_others and can_be_exported(path, self.config)
+
+    def compile(self, path: Path, more: Mapping[str, str] | None = None, sizes: Sizes | None = None) -> Any:
+        """Compile a model; return OpenVINO's CompiledModel.
+
+        Args:
+            more: properties besides.
+            sizes: as `prepare` has them.
+
+        Raises:
+            Unsuited: as it says.
+            RuntimeError: OpenVINO cannot read or compile it.
+        """
+        options, config = self.options, {**self.config, **(more or {})}
+        if options.device != DEVICE:
+            _check_device(options.device)
+            # What is made of others would ignore them.
+            _check_keys(options.device, config)
+        model = self._model(path, sizes)
+        try:
+            return core().compile_model(model, options.device, config)
+        # OpenVINO's only error class.
+        except RuntimeError as exc:
+            _check_keys(options.device, config)
+            if options.device == DEVICE and not options.changes:
+                raise
+            raise Unsuited(f"Cannot compile model into target device {options.device}: {reason(exc)}") from exc
+
+    def _model(self, path: Path, sizes: Sizes | None) -> Any:
+        if not self.options.changes:
+            return path
+        # Only now: most models are compiled as they are stored.
+        from runtime.preparing import prepare
+
+        return prepare(path, self.options, self.names, sizes)
+
+
+def recipe_of(options: ModelOptions, names: Names, config: Mapping[str, str] | None) -> Recipe:
+    """
+    Args:
+        config: properties that hold for all models, if this one has none of its own.
+    """
+    return Recipe(options, names, with_defaults({**(config or {}), **dict(options.properties)}))
 
 
 class Made(NamedTuple):
@@ -38,7 +114,6 @@ class Compiler:
     def __init__(
         self,
         files: DiskCache,
-        config: Mapping[str, str] | None,
         *,
         uses_compiled: bool,
         keeps_compiled: bool,
@@ -46,64 +121,63 @@ class Compiler:
     ) -> None:
         """
         Args:
-            config: OpenVINO's properties.
             uses_compiled: whether compiled models are imported, from wherever they are.
             keeps_compiled: whether some are made for later processes; they must be used, too.
         """
         self._files = files
-        self._config = with_defaults(config)
         self._uses_compiled = uses_compiled
         self._keeps_compiled = uses_compiled and keeps_compiled
         self._clock = clock
 
-    def make(self, version: ModelVersion, files: Files, path: Path) -> Made:
+    def make(self, version: ModelVersion, files: Files, path: Path, recipe: Recipe) -> Made:
         """
         Args:
             path: the model, which is among the files.
 
         Raises:
-            RuntimeError: OpenVINO cannot read or compile it.
+            Unsuited, RuntimeError: as `Recipe.compile`.
         """
-        made = self._make(version, files, path)
+        made = self._make(version, files, path, recipe)
         return made if self._keeps_compiled else made._replace(keep=None)
 
-    def _make(self, version: ModelVersion, files: Files, path: Path) -> Made:
-        known = self._known(version, files, path)
+    def _make(self, version: ModelVersion, files: Files, path: Path, recipe: Recipe) -> Made:
+        known = self._known(version, files, path, recipe)
         if known is None:
-            return Made(self._compile(version, path)[0], is_imported=False)
+            return Made(self._compile(version, path, recipe)[0], is_imported=False)
         began = time.perf_counter()
         for found, is_kept in known.fitting():
             if found.header.is_slow:
-                model, seconds = self._compile(version, path)
+                model, seconds = self._compile(version, path, recipe)
                 return Made(model, is_imported=False, keep=self._what_a_compile_told(known, found, seconds))
             with span("import", model=str(version), bytes=found.header.size):
-                model = self._import(known, found)
+                model = self._import(known, found, recipe)
             if model is not None:
                 keep = self._what_an_import_told(known, found, time.perf_counter() - began, is_kept=is_kept)
                 return Made(model, is_imported=True, keep=keep)
-        model, seconds = self._compile(version, path, is_exported=self._keeps_compiled)
+        model, seconds = self._compile(version, path, recipe, is_exported=self._keeps_compiled)
         return Made(model, is_imported=False, keep=partial(self._keep, known, lambda: exported(known, model, seconds)))
 
-    def _known(self, version: ModelVersion, files: Files, path: Path) -> CompiledFiles | None:
-        if not self._uses_compiled or not can_be_exported(path, self._config):
+    def _known(self, version: ModelVersion, files: Files, path: Path, recipe: Recipe) -> CompiledFiles | None:
+        if not self._uses_compiled or not recipe.can_be_exported(path):
             return None
         try:
-            properties = properties_of(self._config)
-            return CompiledFiles(version, files, path, properties, openvino().get_version(), self._clock)
+            return CompiledFiles(version, files, path, recipe.identity, openvino().get_version(), self._clock)
         # Who compiles it will say what is wrong with it.
         except OSError:
             return None
 
-    def _compile(self, version: ModelVersion, path: Path, *, is_exported: bool = False) -> tuple[Any, float]:
+    def _compile(
+        self, version: ModelVersion, path: Path, recipe: Recipe, *, is_exported: bool = False
+    ) -> tuple[Any, float]:
         began = time.perf_counter()
         with span("compile", model=str(version)):
-            model = (compile_to_export if is_exported else compile_model)(path, self._config)
+            model = compile_to_export(path, recipe) if is_exported else recipe.compile(path)
         return model, time.perf_counter() - began
 
-    def _import(self, known: CompiledFiles, found: CompiledModel) -> Any:
+    def _import(self, known: CompiledFiles, found: CompiledModel, recipe: Recipe) -> Any:
         """Return the model, or None if OpenVINO does not take it here."""
         try:
-            model = import_model(found.blob, known.weights, self._config)
+            model = import_model(found.blob, known.weights, recipe.config)
             requirements = model.get_property(_REQUIREMENTS)
         except RuntimeError as exc:
             logger.debug("passing over %s: %s", found.header.name, " ".join(str(exc).split())[:500])
@@ -145,13 +219,9 @@ class Compiler:
             logger.debug("kept %s, %d bytes", compiled.header.name, compiled.header.size)
 
 
-def compile_model(path: Path, config: Mapping[str, str]) -> Any:
-    return core().compile_model(path, DEVICE, dict(config))
-
-
-def compile_to_export(path: Path, config: Mapping[str, str]) -> Any:
-    """Compile a model so that it can be `exported`."""
-    return compile_model(path, {**config, **_WEIGHTLESS})
+def compile_to_export(path: Path, recipe: Recipe) -> Any:
+    """Compile a model so that it can be `exported`; raises as `Recipe.compile`."""
+    return recipe.compile(path, _WEIGHTLESS)
 
 
 def import_model(blob: bytes, weights: Path, config: Mapping[str, str]) -> Any:
@@ -171,3 +241,18 @@ def exported(known: CompiledFiles, model: Any, seconds: float, origin: Origin | 
     # The interpreter is free meanwhile.
     blob: bytes = model.export_model().getvalue()
     return known.new(blob, model.get_property(_REQUIREMENTS), seconds, origin)
+
+
+def _check_device(device: str) -> None:
+    try:
+        unsupported(device, {})
+    except RuntimeError as exc:
+        there = ", ".join(core().available_devices)
+        raise Unsuited(
+            f"Cannot compile model into target device {device}: {reason(exc)}; want what is here, which is {there}"
+        ) from exc
+
+
+def _check_keys(device: str, config: Mapping[str, str]) -> None:
+    if unknown := unsupported(device, config):
+        raise Unsuited(f"Plugin config contains unsupported keys: {', '.join(unknown)}; want {device}'s")

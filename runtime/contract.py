@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -19,11 +19,11 @@ from model_cache.timeline import timeline
 from runtime import encodings, urls
 from runtime.bodies import Admission, Bodies, too_large
 from runtime.codecs import json_answer
-from runtime.codecs.model_json import encode_inventory, encode_metadata, encode_status
-from runtime.errors import DeadlineExceeded, InvalidRequest
+from runtime.codecs.model_json import encode_config, encode_inventory, encode_metadata, encode_status
+from runtime.errors import DeadlineExceeded, InvalidRequest, Unsupported
 from runtime.predict import classify_json, infer_json, predict_json, regress_json
 from runtime.servable import Tensors
-from runtime.server import ModelServer
+from runtime.server import ModelServer, VersionStatus
 from runtime.status import KNOWN, http_status_of, is_ours, public_message
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ QUICK_OUTPUTS = 16 << 10
 QUICK_PATIENCE = 0.005
 """Seconds that others wait at most for a model that has been quick so far."""
 
+METRICS = b"/metrics"
 HEALTH = (b"/v2/health/live", b"/v2/health/ready")
 """KServe's paths, beside the contract's."""
 _INFERENCES: Mapping[str, Callable[..., bytes]] = {
@@ -71,6 +72,7 @@ class Contract:
         max_requests: int = sys.maxsize,
         timeout: float = 30.0,
         has_cors: bool = False,
+        reload: Callable[[], bool] | None = None,
     ) -> None:
         """
         Args:
@@ -79,10 +81,14 @@ class Contract:
             max_requests: requests read or answered at a time; further ones are answered with 503.
             timeout: seconds that a request has from when its model is there, 504 after that; 0 for no end.
             has_cors: whether pages of other origins may call.
+            reload: has the server look anew at what it is to serve, and returns whether anything has changed; raises
+                ConfigRejected or ConfigUnreadable. If None, there is nothing to be looked at.
         """
         self.server = server
+        self.reload = reload
         self.bodies = Bodies(max_body, max_requests)
         self.timeout = timeout or None
+        self.call_type: type[Call] = Call
         self._cors = _CORS if has_cors else {}
         # Of most answers; never changed.
         self._plain = {**_JSON, **self._cors}
@@ -111,7 +117,7 @@ class Contract:
         path = path.partition(b"?")[0]
         try:
             target = urls.parse(method, path)
-            call = Call(self, method, path, headers, target, self.bodies.admitted())
+            call = self.call_type(self, method, path, headers, target, self.bodies.admitted())
         except Exception as exc:  # noqa: BLE001
             return self.failed(method, path, exc)
         refusal = call.check_head()
@@ -119,6 +125,22 @@ class Contract:
             call.close()
             return refusal
         return call
+
+    def scrape(self, method: str, accepted: str) -> Answer:
+        """Answer a request for `METRICS`. Blocks, the first time for as long as it takes to import what writes them."""
+        metrics = self.server.metrics
+        if metrics is None:
+            return error(404, "metrics are off; see --metrics_enable")
+        if method != "GET":
+            answer = error(405, f"Method Not Allowed: {method} {METRICS.decode()}; want GET")
+            return answer._replace(headers={**answer.headers, "allow": "GET"})
+        try:
+            from runtime.metrics_text import CONTENT_TYPE, metrics_text
+
+            snapshot = metrics.snapshot(self.server) if metrics.gather is None else metrics.gather()
+            return self.ok(metrics_text(snapshot), accepted, CONTENT_TYPE)
+        except Exception as exc:  # noqa: BLE001
+            return self.failed(method, METRICS, exc)
 
     def ok(self, content: bytes, accepted: str, content_type: str = "") -> Answer:
         """Return the answer of 200, encoded as the client prefers it by its Accept-Encoding."""
@@ -149,6 +171,19 @@ class Contract:
 
     def _dressed(self, answer: Answer) -> Answer:
         return answer._replace(headers={**answer.headers, **self._cors}) if self._cors else answer
+
+
+def contract_of(server: ModelServer, **options: Any) -> Contract:
+    """Return the contract, with what looks at its requests around it if metrics or DEBUG want that now.
+
+    Args:
+        options: as `Contract`.
+    """
+    if server.metrics is None and not logger.isEnabledFor(logging.DEBUG):
+        return Contract(server, **options)
+    from runtime.observing import ObservedContract
+
+    return ObservedContract(server, **options)
 
 
 class Call:
@@ -293,7 +328,17 @@ class Call:
             from runtime import coldstart
 
             return contract.ok(coldstart.as_svg(), self._accepted, "image/svg+xml")
+        if target.verb == "reload":
+            return self._reload()
         return contract.ok(_look(contract.server, target), self._accepted)
+
+    def _reload(self) -> Answer:
+        contract = self._contract
+        if contract.reload is None:
+            raise Unsupported("this server has no configuration that could be reloaded")
+        # As in OpenVINO Model Server: 201 for what has changed.
+        status = 201 if contract.reload() else 200
+        return contract.ok(_look_at_all(contract.server), self._accepted)._replace(status=status)
 
 
 def health(method: str, path: bytes, is_ready: Callable[[], bool]) -> Answer | None:
@@ -317,12 +362,21 @@ def error(status: int, message: str) -> Answer:
 def _look(server: ModelServer, target: urls.Target) -> bytes:
     if target.verb == "cache":
         return encode_inventory(server.inventory())
+    if target.verb == "config":
+        return _look_at_all(server)
     if target.verb == "status":
         # Of all versions if there is a label, as TensorFlow Serving.
-        states = server.status(target.name, target.version)
-        return encode_status((state.version, state.state.name, state.code.name, state.message) for state in states)
+        return encode_status(_rows(server.status(target.name, target.version)))
     with server.lease(target.name, target.version, label=target.label) as lease:
         return encode_metadata(target.name, lease.id.version, lease.servable.signatures)
+
+
+def _look_at_all(server: ModelServer) -> bytes:
+    return encode_config({name: _rows(states) for name, states in server.statuses().items()})
+
+
+def _rows(states: Iterable[VersionStatus]) -> Iterator[tuple[int, str, str, str]]:
+    return ((state.version, state.state.name, state.code.name, state.message) for state in states)
 
 
 def _are_small(outputs: Tensors) -> bool:

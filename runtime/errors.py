@@ -9,10 +9,19 @@
     +-- RequestTimeout      the client's: its request did not come to an end
     +-- Unsupported         a well-formed request for what Decant does not do
     +-- PreconditionFailed  a well-formed request that the state of the server does not allow
+    |   +-- CannotReshape   the model takes any shape, but it cannot be run in this one
+    |   +-- ConfigRejected  what the configuration file says cannot be served
+    +-- ConfigUnreadable    the configuration file is not there, or cannot be read
     +-- DeadlineExceeded    the client's deadline, or the server's for one request, has passed
     +-- Overloaded          more work is waiting than will be done in time
+    +-- SequenceNotFound    the client's: a stateful model has no sequence of that id
+    +-- SequenceExists      the client's: it has one already
+    +-- SequenceEnding      the client's: it has one, and its last request is under way
+    +-- TooManySequences    a stateful model has as many sequences as it may have
     +-- InferenceFailed     the engine could not run a request that fits the signature
 """
+
+from reprlib import Repr
 
 QUOTED = 256
 """Bytes of a request that an error quotes at most; one that quotes several things of it takes less of each."""
@@ -20,10 +29,19 @@ NAME = 80
 """Bytes of a name in it."""
 
 
+_SHOWN = Repr()
+_SHOWN.maxlevel, _SHOWN.maxdict, _SHOWN.maxlist, _SHOWN.maxstring, _SHOWN.maxother = 3, 8, 16, 200, 200
+
+
 def quoted(text: str, limit: int = QUOTED) -> str:
     """Cut text of a request to what may be quoted of it, in bytes. What is no UTF-8 is replaced."""
     raw = text[: limit + 1].encode(errors="replace")
     return raw.decode() if len(raw) <= limit else f"{raw[:limit].decode(errors='ignore')}..."
+
+
+def shown(value: object) -> str:
+    """Return what an error quotes of a value that is no request's text, however large and deep it is."""
+    return _SHOWN.repr(value)
 
 
 class InferenceError(Exception):
@@ -54,11 +72,48 @@ class PreconditionFailed(InferenceError):
     pass
 
 
+class ConfigRejected(PreconditionFailed):
+    """Its text begins as OpenVINO Model Server's."""
+
+    def __str__(self) -> str:
+        return f"Reloading config file failed. Check server logs for more info. {super().__str__()}".rstrip()
+
+
+class ConfigUnreadable(InferenceError):
+    """Its text begins as OpenVINO Model Server's."""
+
+    def __str__(self) -> str:
+        return f"Config file not found or cannot open. {super().__str__()}".rstrip()
+
+
+class CannotReshape(PreconditionFailed):
+    """Its text begins as OpenVINO Model Server's."""
+
+    def __str__(self) -> str:
+        return f"Model could not be reshaped with requested shape. {super().__str__()}".rstrip()
+
+
 class DeadlineExceeded(InferenceError):
     pass
 
 
 class Overloaded(InferenceError):
+    pass
+
+
+class SequenceNotFound(InferenceError):
+    pass
+
+
+class SequenceExists(InferenceError):
+    pass
+
+
+class SequenceEnding(InferenceError):
+    pass
+
+
+class TooManySequences(InferenceError):
     pass
 
 

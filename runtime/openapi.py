@@ -39,6 +39,7 @@ _INFERENCE_ERRORS = {
     "504": "It took longer than --rest_api_timeout_in_ms",
     "507": "The model is larger than the memory or the disk for models",
 }
+_NO_RELOAD = "There is no configuration to look at"
 _LOOK_ERRORS = {status: _INFERENCE_ERRORS[status] for status in ("400", "404", "500", "503", "507")}
 
 
@@ -107,6 +108,30 @@ def _ours() -> Schema:
     ready = {"200": {"description": "They are"}, "503": {"description": "Not yet"}}
     busy = {status: _LOOK_ERRORS[status] for status in ("500", "503")}
     return {
+        "/v1/config": _get("config", "State of all versions of all models", [], "Config"),
+        "/v1/config/reload": {
+            "post": {
+                "operationId": "reload",
+                "tags": ["models"],
+                "summary": "Look anew at the configuration file and at what is stored, and load what is new",
+                "responses": {
+                    **_answer("Nothing has changed", "Config"),
+                    "201": _answer("Something has", "Config")["200"],
+                    **_errors({**_LOOK_ERRORS, "412": "What the file says cannot be served", "501": _NO_RELOAD}),
+                },
+            }
+        },
+        "/metrics": {
+            "get": {
+                "operationId": "metrics",
+                "tags": ["health"],
+                "summary": "What Prometheus scrapes",
+                "responses": {
+                    "200": {"description": "All series", "content": {"text/plain": {"schema": _STRING}}},
+                    "404": _errors({"404": "Metrics are off", "503": ""})["404"],
+                },
+            }
+        },
         "/v1/cache": {
             "get": {
                 "operationId": "cache",
@@ -315,6 +340,7 @@ _SCHEMAS: Schema = {
             )
         }
     ),
+    "Config": _map(_schema("Status")),
     "TensorInfo": _object(
         {
             "dtype": {"type": "string", "pattern": "^DT_"},

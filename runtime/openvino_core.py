@@ -28,6 +28,10 @@ _NOTHING = b"""<?xml version="1.0"?><net name="nothing" version="11"><layers>
 <input><port id="0" precision="FP32"><dim>1</dim></port></input></layer>
 </layers><edges><edge from-layer="0" from-port="0" to-layer="1" to-port="0"/></edges></net>"""
 
+# Properties that OpenVINO looks at itself, whatever the device.
+_OF_THE_CORE = frozenset(
+    {"ALLOW_AUTO_BATCHING", "AUTO_BATCH_TIMEOUT", "CACHE_DIR", "CACHE_MODE", "DEVICE_PROPERTIES", "ENABLE_MMAP"}
+)
 _PACKAGE = "openvino"
 _BINDING = "openvino._pyopenvino"
 # Held while the binding is imported and while the core is made, so that threads that come at once get the same.
@@ -77,10 +81,52 @@ def check_properties(properties: Mapping[str, str]) -> None:
         raise ValueError(reason.strip()[:500]) from exc
 
 
+def unsupported(device: str, properties: Mapping[str, str]) -> list[str]:
+    """Return which of these properties nobody behind the device's name has; those it has for others say nothing of it.
+
+    Raises:
+        RuntimeError: there is no such device.
+    """
+    first, _, behind = device.partition(":")
+    # AUTO:GPU(2),-CPU has priorities, or leaves some out. Alone it is made of all that there are.
+    devices = [
+        first,
+        *(name.partition("(")[0].strip(" -") for name in (behind or ",".join(core().available_devices)).split(",")),
+    ]
+    known = {name for each in devices for name in core().get_property(each, "SUPPORTED_PROPERTIES")}
+    return sorted(properties.keys() - known - _OF_THE_CORE)
+
+
+@cache
+def add_extension(path: str) -> None:
+    """Add a library of operations to the core, once.
+
+    Raises:
+        ValueError: it is none, or cannot be loaded, with OpenVINO's reason.
+    """
+    try:
+        core().add_extension(path)
+    # OpenVINO's only error class.
+    except RuntimeError as exc:
+        raise ValueError(reason(exc)) from exc
+
+
+def in_package(model: Any) -> Any:
+    """Return the binding's model as the package around it has it, which is all that the binding preprocesses."""
+    openvino()
+    return importlib.import_module(_PACKAGE).Model(model)
+
+
+def from_package(model: Any) -> Any:
+    """Return the binding's model of the package's."""
+    return model._Model__model
+
+
 def reason(exc: Exception, directory: Path | None = None) -> str:
     """Return what OpenVINO says, less where in its sources it says so and less the directory, which is our own."""
     text = str(exc).replace(f"{directory}/", "") if directory else str(exc)
-    text = text.replace("Caught exception: ", "")
+    # Where a library of OpenVINO's lies is nobody's concern either.
+    text = re.sub(r"/[^\s\"]*/([^/\s\"]+\.so\b)", r"\1", text.replace("Caught exception: ", ""))
     lines = [line.strip() for line in text.splitlines()]
     telling = [line for line in lines if line and not line.startswith(("Exception from ", "Check '"))]
     return re.sub(r" (failed )?at src/\S+", r" \1", " ".join(telling or lines))[:500].strip()

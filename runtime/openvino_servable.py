@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -16,12 +16,19 @@ from numpy.typing import NDArray
 from runtime import strings
 from runtime.behind import Chore
 from runtime.codecs.dtypes import is_bfloat16, is_string
-from runtime.errors import DeadlineExceeded, InferenceFailed, InvalidRequest, Overloaded, SignatureNotFound
+from runtime.errors import (
+    DeadlineExceeded,
+    InferenceError,
+    InferenceFailed,
+    InvalidRequest,
+    Overloaded,
+    SignatureNotFound,
+)
 from runtime.inputs import check_inputs
 from runtime.memory import Meter, trim
 from runtime.openvino_core import openvino, reason
 from runtime.pool import Pool
-from runtime.servable import LoadPhases, Tensors
+from runtime.servable import LoadPhases, Observer, Tensors, Usage
 from runtime.signature import DEFAULT_SIGNATURE, DYNAMIC, Signature, TensorSpec
 
 logger = logging.getLogger(__name__)
@@ -38,6 +45,9 @@ _INERTIA = 8
 """How many inferences it takes, about, until a model that has become quicker is taken for as quick as it is."""
 _WORTH_TELLING = 1 << 20
 
+State = Mapping[str, Any]
+"""OpenVINO's tensors, by the names of a model's variables: what it keeps from one inference to the next."""
+
 
 class OpenVinoServable:
     """Made by `OpenVinoLoader`, which measures it and then says its size and phases."""
@@ -53,16 +63,26 @@ class OpenVinoServable:
         pool_timeout: float,
         meter: Meter,
         requests: int | None = None,
+        *,
+        misfit: Callable[[str], InferenceError] = InvalidRequest,
     ) -> None:
+        """
+        Args:
+            misfit: what is raised, with the engine's reason, if sizes that the signature leaves open do not fit.
+        """
         self.resources = ExitStack()
         """What is held for as long as this lives: the lease of its files. Closed by `close`."""
         self.chore: Chore | None = None
         """What is to be done behind the first answer."""
+        self.observer: Observer | None = None
+        # Once somebody has asked.
+        self._streams: int | None = None
         self._name = name
         self._pool_timeout = pool_timeout
         self._meter = meter
         self._compiled = compiled
         self._signature = signature
+        self._misfit = misfit
         self.signatures = {DEFAULT_SIGNATURE: signature}
         outputs = signature.outputs
         specs = [*signature.inputs.values(), *outputs.values()]
@@ -71,39 +91,77 @@ class OpenVinoServable:
         self._is_by_rows = all(spec.shape and spec.shape[0] == DYNAMIC for spec in outputs.values())
         # One infer request runs one inference at a time; OpenVINO raises "Infer Request is busy" at two.
         self.concurrency: int = requests or compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
-        self._requests = Pool([_InferRequest(compiled.create_infer_request()) for _ in range(self.concurrency)])
+        handles = [_InferRequest(compiled.create_infer_request()) for _ in range(self.concurrency)]
+        self.variables = handles[0].variables()
+        """Names of what it keeps from one inference to the next."""
+        self._requests = Pool(handles)
         # Seconds that a request takes, by the last ones. Nearly exact, as there is no lock about it.
         self._pace = _SLOW
 
     def __repr__(self) -> str:
         return f"<OpenVinoServable {self._name}>"
 
+    # Nothing that a caller would miss: each request stands for itself.
+    is_kept = False
+
     @property
     def is_quick(self) -> bool:
         # One that runs may keep the threads that another would run on.
         return self._pace < _QUICK and self._requests.is_idle
 
+    @property
+    def usage(self) -> Usage:
+        if self._streams is None:
+            self._streams = _streams(self._compiled)
+        return Usage(self._streams, *self._requests.usage)
+
     def predict(self, signature_name: str, inputs: Tensors, deadline: float | None = None) -> Tensors:
+        """Run from the model's initial state, if it has one; as `Servable.predict`."""
+        return self._run(signature_name, inputs, None, deadline)[0]
+
+    def advance(
+        self, signature_name: str, inputs: Tensors, state: State | None, deadline: float | None = None
+    ) -> tuple[Tensors, State | None]:
+        """Return the outputs, and the state after them; as `predict`, but for where it begins.
+
+        Args:
+            state: the one to begin with; None for the model's initial one.
+        """
+        return self._run(signature_name, inputs, state, deadline, is_advancing=True)
+
+    def _run(
+        self,
+        signature_name: str,
+        inputs: Tensors,
+        state: State | None,
+        deadline: float | None,
+        *,
+        is_advancing: bool = False,
+    ) -> tuple[Tensors, State | None]:
         if signature_name != DEFAULT_SIGNATURE:
             raise SignatureNotFound(f'Serving signature key "{signature_name}" not found.')
         check_inputs(self._signature.inputs, inputs)
         if _is_nothing(inputs):
-            return self._answer_to_nothing(inputs)
+            return self._answer_to_nothing(inputs), state
         # A tensor that shares an array's memory does not keep the array alive; this list does.
         arrays = [_carray(inputs[name]) for name in self._signature.inputs]
+        asked = 0.0 if self.observer is None else time.perf_counter()
         request = self._borrow(deadline)
+        got = 0.0 if self.observer is None else time.perf_counter()
         is_running = False
         outputs: Tensors = {}
         try:
-            is_running = self._infer(request, arrays, deadline)
+            is_running = self._infer(request, arrays, state, deadline)
             if is_running:
                 raise self._too_late("while it ran")
             get = request.handle.get_output_tensor
             outputs = {name: _array(get(i), spec) for i, (name, spec) in enumerate(self._outputs)}
             self._note(request.handle.latency, outputs)
+            if self.observer is not None:
+                self.observer.ran(got - asked, request.handle.latency / 1000)
             if self.chore is not None and self.chore.is_due:
                 self.chore.begin()
-            return outputs
+            return outputs, self._state(request) if is_advancing else None
         finally:
             if is_running:
                 # It takes longer than whoever asked would wait.
@@ -117,6 +175,12 @@ class OpenVinoServable:
                 trim()
             else:
                 self._requests.give_back(request)
+
+    def _state(self, request: _InferRequest) -> State:
+        try:
+            return request.state()
+        except RuntimeError as exc:
+            raise InferenceFailed(f"{self._name} does not tell its state: {reason(exc)}") from exc
 
     def _note(self, latency: float, outputs: Tensors) -> None:
         """
@@ -201,11 +265,15 @@ class OpenVinoServable:
                 raise self._too_late("before it had a free infer request") from None
             raise Overloaded(f"{self._name} had no free infer request for {self._pool_timeout:.0f} s") from None
 
-    def _infer(self, request: _InferRequest, arrays: list[NDArray[Any]], deadline: float | None) -> bool:
+    def _infer(
+        self, request: _InferRequest, arrays: list[NDArray[Any]], state: State | None, deadline: float | None
+    ) -> bool:
         """Run; return whether it still runs, as the deadline has passed."""
         try:
             for i, array in enumerate(arrays):
                 arrays[i] = request.set_input(i, array)
+            if self.variables:
+                request.begin_from(state)
             # Not infer(): with one inference thread OpenVINO 2026.4 loses its exceptions, and the request is answered
             # with what the one before it left in the output tensors.
             request.handle.start_async({}, None)
@@ -216,7 +284,7 @@ class OpenVinoServable:
         except RuntimeError as exc:
             # With open dimensions only the graph itself can tell which sizes go together, or which values make some.
             if self._is_dynamic:
-                raise InvalidRequest(f"{self._name} cannot run these inputs: {reason(exc)}") from exc
+                raise self._misfit(f"{self._name} cannot run these inputs: {reason(exc)}") from exc
             raise InferenceFailed(f"{self._name} failed: {reason(exc)}") from exc
 
 
@@ -244,6 +312,36 @@ class _InferRequest:
         if is_small:
             self._own[number] = keep
         return keep
+
+    def variables(self) -> tuple[str, ...]:
+        return tuple(variable.name for variable in self.handle.query_state())
+
+    def begin_from(self, state: State | None) -> None:
+        if state is None:
+            # Else it would go on from whoever has had this infer request before.
+            self.handle.reset_state()
+            return
+        for variable in self.handle.query_state():
+            # OpenVINO copies it.
+            variable.state = state[variable.name]
+
+    def state(self) -> State:
+        """Return copies, as what OpenVINO shows is the infer request's own memory."""
+        return {variable.name: _copied(variable.state) for variable in self.handle.query_state()}
+
+
+def _copied(tensor: Any) -> Any:
+    copy = openvino().Tensor(tensor.get_element_type(), tensor.get_shape())
+    tensor.copy_to(copy)
+    return copy
+
+
+def _streams(compiled: Any) -> int:
+    try:
+        return int(compiled.get_property("NUM_STREAMS"))
+    # Of a device that stands for several.
+    except (RuntimeError, TypeError, ValueError):
+        return 1
 
 
 def _carray(array: NDArray[Any]) -> NDArray[Any]:

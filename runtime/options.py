@@ -76,6 +76,18 @@ class ModelOptions(NamedTuple):
     def is_reshaped(self) -> bool:
         return bool(self.shape) or self.batch_size is not None
 
+    @property
+    def is_auto(self) -> bool:
+        """Whether some input takes whatever a request brings."""
+        return self.batch_size == AUTO or any(shape == AUTO for _, shape in self.shape)
+
+    @property
+    def changes(self) -> tuple[object, ...]:
+        """What is done to the model itself before it is compiled; empty if it is compiled as it is stored."""
+        has_low_latency = self.stateful is not None and self.stateful.has_low_latency
+        has_any = self.is_reshaped or self.layout or self.steps or has_low_latency
+        return (self.shape, self.batch_size, self.layout, self.steps, has_low_latency) if has_any else ()
+
 
 DEFAULTS = ModelOptions()
 

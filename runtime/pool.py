@@ -26,6 +26,12 @@ class Pool(Generic[T]):
         """Whether nobody has any of them."""
         return len(self._idle) == self._count
 
+    @property
+    def usage(self) -> tuple[int, int]:
+        """How many of them are lent, and how many callers wait for one."""
+        with self._lock:
+            return self._count - len(self._idle), len(self._waiting)
+
     def take(self, timeout: float | None = None) -> T:
         """Return one of the things, to be given back; wait for it up to ``timeout`` seconds.
 

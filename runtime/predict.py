@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from model_cache.timeline import lap
 from runtime.codecs import json_answer, json_tensor
-from runtime.errors import NAME, SignatureNotFound, quoted
+from runtime.errors import NAME, DeadlineExceeded, SignatureNotFound, quoted
 from runtime.servable import Servable, Tensors
 from runtime.server import ModelServer
 from runtime.signature import Signature
@@ -50,13 +50,16 @@ def infer_json(
     deadline: float | None = None,
 ) -> tuple[Tensors, bool]:
     """Return the outputs, and whether they are asked for by rows: what `json_answer.encode` takes."""
+    is_in_haste = deadline is not None
     request = json_tensor.parse_predict(body)
     lap("decode")
     with server.lease(name, version, label=label, deadline=deadline) as lease:
         lap("wait")
         deadline = deadline or _deadline(timeout)
         signature = _signature(lease.servable.signatures, request.signature_name)
-        inputs = request.inputs(signature.inputs, deadline)
+        inputs = request.inputs(signature.inputs, deadline, signature.special_inputs)
+        if any(array.dtype.hasobject for array in inputs.values()):
+            inputs = _with_images(signature, inputs, deadline, is_in_haste)
         lap("decode")
         outputs = lease.servable.predict(request.signature_name, inputs, deadline)
         lap("infer")
@@ -64,6 +67,15 @@ def infer_json(
 
 
 # Each imports what only its requests need.
+def _with_images(signature: Signature, inputs: Tensors, deadline: float | None, is_in_haste: bool) -> Tensors:
+    from runtime.images import decode_images, encoded
+
+    if is_in_haste and encoded(signature.inputs, inputs):
+        # A few bytes may take seconds, and other requests wait for this thread.
+        raise DeadlineExceeded("images are not decoded in haste")
+    return decode_images(signature.inputs, inputs, deadline)
+
+
 def classify_json(server: ModelServer, name: str, version: int | None, body: bytes, **options: Any) -> bytes:
     from runtime.codecs.json_examples import encode_classifications
     from runtime.examples import classify

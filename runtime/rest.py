@@ -15,7 +15,9 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
 from runtime import urls
-from runtime.contract import HEALTH, Answer, Contract, error, health
+from runtime.contract import HEALTH, METRICS, Answer, Contract, error, health
+
+_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
 def create_app(contract: Contract, is_ready: Callable[[], bool]) -> FastAPI:
@@ -39,6 +41,10 @@ def create_app(contract: Contract, is_ready: Callable[[], bool]) -> FastAPI:
         response.headers.update(exc.headers or {})
         return response
 
+    async def answer_metrics(request: Request) -> Response:
+        return _response(contract.scrape(request.method, request.headers.get("accept-encoding", "")))
+
+    app.add_route(METRICS.decode(), answer_metrics, methods=_METHODS)
     for path in HEALTH:
         app.add_route(path.decode(), answer_health, methods=["GET", "HEAD"])
     # Before all others, as it is what requests are for.

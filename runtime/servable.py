@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from model_cache.disk import Fetched
 from runtime.signature import Signature
@@ -27,6 +27,41 @@ class LoadPhases(NamedTuple):
     """Whether it was compiled before, and `compile` is how long it took to import that."""
 
 
+class Observer(Protocol):
+    """Told what a servable does, as it does it, by any thread."""
+
+    def ran(self, waited: float, took: float) -> None:
+        """Note that an inference has ended well: seconds that it waited for an infer request, and in the engine."""
+        ...
+
+    def stacked(self, rows: int) -> None:
+        """Note that a batch of so many rows is run."""
+        ...
+
+
+class Usage(NamedTuple):
+    """At one moment."""
+
+    streams: int
+    """OpenVINO's, which run side by side."""
+    active: int
+    """Infer requests in use."""
+    waiting: int
+    """Inferences that wait for one."""
+    stacking: int = 0
+    """Requests that wait in a batch."""
+
+
+@runtime_checkable
+class Observed(Protocol):
+    """A servable of which more can be known than what it answers."""
+
+    observer: Observer | None
+
+    @property
+    def usage(self) -> Usage: ...
+
+
 class Servable(Protocol):
     """Loaded and ready. `predict` may be called from several threads at once, and not after `close`."""
 
@@ -42,6 +77,11 @@ class Servable(Protocol):
     @property
     def is_quick(self) -> bool:
         """Whether a request of now would most likely be answered well within a millisecond, without waiting."""
+        ...
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether callers count on what it remembers of them, so that it is not closed to make room."""
         ...
 
     def predict(self, signature_name: str, inputs: Tensors, deadline: float | None = None) -> Tensors:

@@ -13,9 +13,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from enum import IntEnum
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from cachetools import LRUCache
 
@@ -32,7 +32,7 @@ from model_cache.errors import (
     ModelTooLarge,
     StorageUnavailable,
 )
-from model_cache.repository import ModelRepository, ModelVersion, ServableId
+from model_cache.repository import MAX_RETIRED, ModelRepository, ModelVersion, ServableId
 from model_cache.storage import StorageOptions
 from runtime.errors import NAME, DeadlineExceeded, InvalidRequest, quoted
 from runtime.inventory import Inventory, MemoryUsage, ModelInventory, Whereabouts
@@ -40,7 +40,14 @@ from runtime.memory import resident
 from runtime.servable import Servable
 from runtime.status import Code, code_of, public_message
 
+if TYPE_CHECKING:
+    from runtime.metrics import Metrics
+
 logger = logging.getLogger(__name__)
+
+_REPLACED = (LoadFailed, ModelTooLarge, DiskUnusable)
+"""That a version is broken, or that there is no place for it, is a reason to load another one; any other trouble would
+meet that too."""
 
 LOAD_TIMEOUT = 60.0
 """Seconds that a request waits for a load before it is told to come again; the load goes on."""
@@ -52,7 +59,12 @@ RETRY_IN_PLACE = 600.0
 # What OpenVINO Model Server's clients look for, beside TensorFlow Serving's texts.
 _NO_MODEL = "Model with requested name is not found"
 _NO_VERSION = "Model with requested version is not found"
+_RETIRED = "Model with requested version is retired"
 _MAX_LABELS = 1000
+MAX_REMOVED = 1000
+"""Models that are remembered of those that were served once, for their status."""
+_LISTS = 8
+"""First listings that a look at all models waits for at once."""
 
 
 class State(IntEnum):
@@ -67,6 +79,7 @@ class State(IntEnum):
 
 class VersionStatus(NamedTuple):
     version: int
+    """0 for what is wrong with a model as a whole."""
     state: State
     code: Code
     message: str
@@ -101,24 +114,34 @@ class ModelServer:
         disk: DiskCache,
         *,
         labels: Mapping[str, Mapping[str, int]] | None = None,
+        rejected: Mapping[str, str] | None = None,
         load_timeout: float = LOAD_TIMEOUT,
+        metrics: Metrics | None = None,
         # Not the monotonic clock: it stands still while a platform has the process frozen.
         clock: Callable[[], float] = time.time,
     ) -> None:
-        # Replaced as a whole, so that it can be read without a lock.
+        # Each replaced as a whole, so that it can be read without a lock: what is served; why what was to be served is
+        # not; and the versions of what was served under these names before.
         self._models = _models(models, labels or {})
+        self._rejected = rejected or {}
+        self._ended: Mapping[str, Sequence[int]] = {}
         self._cache = cache
-        self._disk = disk
+        self.disk = disk
+        self.metrics = metrics
+        """What is counted; None if nothing is."""
         self._load_timeout = load_timeout
         self._clock = clock
         # The version that serves, by model: the object, as it may be in no listing any more. And the candidates as of
         # which the leftovers have been retired. Read and replaced, each at once.
         self._serving: dict[str, ModelVersion] = {}
         self._tidied: dict[str, Sequence[ModelVersion]] = {}
-        # Guards the two below.
+        # Guards all below.
         self._lock = threading.Lock()
         # The models for which a version is being loaded in the background: one at a time.
         self._renewing: set[str] = set()
+        self._renewed = threading.Condition(self._lock)
+        # After that nothing comes back.
+        self._is_closed = False
         # When each version was last tried, by the pause that has to follow. Bounded, as versions come and go.
         self._tries: LRUCache[tuple[ModelVersion, float], float] = LRUCache(256)
 
@@ -127,14 +150,34 @@ class ModelServer:
         """Of the models there are now, by name."""
         return {name: model.repository for name, model in self._models.items()}
 
-    def start(self, name: str) -> ServableId:
+    def start(self, name: str, *, every: bool = False) -> ServableId:
         """Load the model's newest version that loads, however long that takes.
+
+        Args:
+            name: of the model.
+            every: whether to load all others that are offered, too, as far as there is room. One that cannot be loaded
+                is a line in the log.
 
         Raises:
             ModelCacheError: as `lease`.
         """
         with ExitStack() as stack:
-            return self._lease(stack, name, None, None, None).id
+            serving = self._lease(stack, name, None, None, None).id
+            if every:
+                self._load_others(stack, name)
+        return serving
+
+    def renew(self, name: str, *, every: bool = False) -> ServableId:
+        """As `start`, and wait for what is better than the version that serves, which it goes on doing meanwhile."""
+        model, serving = self._models.get(name), self._serving.get(name)
+        if model is not None and serving is not None:
+            better = [version for version in _contenders(model.repository.candidates(), serving) if version != serving]
+            with self._lock:
+                # A load, which comes to its end.
+                self._renewed.wait_for(lambda: name not in self._renewing)
+                self._renewing.add(name)
+            self._renew(model, better, serving)
+        return self.start(name, every=every)
 
     def configure(
         self,
@@ -142,6 +185,7 @@ class ModelServer:
         labels: Mapping[str, Mapping[str, int]] | None = None,
         *,
         afresh: Collection[str] = (),
+        rejected: Mapping[str, str] | None = None,
     ) -> None:
         """Serve these models and no others, from now on.
 
@@ -152,7 +196,10 @@ class ModelServer:
             models: by name.
             labels: names for versions, by the model's name.
             afresh: the models which do not go on with the version that has served.
+            rejected: why others are not served, or not as they were to be, by name.
         """
+        self._ended = _ended(self._ended, self._models, models)
+        self._rejected = rejected or {}
         self._models = _models(models, labels or {}, self._models)
         for name in afresh:
             self._serving.pop(name, None)
@@ -237,6 +284,29 @@ class ModelServer:
             _check_deadline(deadline, name, exc)
             raise
 
+    def statuses(self) -> Mapping[str, Sequence[VersionStatus]]:
+        """Return the states of all models' versions, newest first, also of models that are served no more.
+
+        What is wrong with a model as a whole, as its storage cannot be listed or its configuration is none, is told as
+        version 0. Waits for first listings, as a request does.
+        """
+        until = time.monotonic() + self._load_timeout
+        models, ended, rejected = self._models, self._ended, self._rejected
+        self._list_first([model.repository for model in models.values()], until)
+        statuses = {name: self._told_of(name, until) for name in dict.fromkeys((*models, *ended, *rejected))}
+        for name, reason in rejected.items():
+            statuses[name].append(VersionStatus(0, State.END, Code.INVALID_ARGUMENT, reason))
+        return statuses
+
+    def offers(self) -> Mapping[str, Mapping[ModelVersion, bool]]:
+        """Return which versions may be asked for, of models that have been listed, and whether each failed to load."""
+        known = {name: repository.known for name, repository in self.repositories.items()}
+        return {
+            name: {version: self._cache.failure(version) is not None for version in versions.values()}
+            for name, versions in known.items()
+            if versions is not None
+        }
+
     def is_quick(self, name: str, version: int | None = None, label: str | None = None) -> bool:
         """Whether a lease would not wait, as what is asked for is loaded, and its servable is quick. Does not wait."""
         model = self._models.get(name)
@@ -249,6 +319,19 @@ class ModelServer:
         servable = self._cache.peek(found)
         return servable is not None and servable.is_quick
 
+    def peek(self, name: str, version: int | None = None, label: str | None = None) -> ServableId | None:
+        """Return which version a lease would be of, if it is loaded. Does not wait."""
+        model = self._models.get(name)
+        if model is None or (label is not None and label not in model.labels):
+            return None
+        number = version if label is None else model.labels[label]
+        found = self._serving.get(name) if number is None else (model.repository.known or {}).get(number)
+        return found.id if found is not None and self._cache.peek(found) is not None else None
+
+    def snapshot(self) -> Snapshot[ModelVersion, Servable]:
+        """Return what is in memory. Cheap."""
+        return self._cache.snapshot()
+
     def inventory(self) -> Inventory:
         """Return what is known of all models, and what memory and disk they take. Looks at the disk."""
         snapshot = self._cache.snapshot()
@@ -257,7 +340,7 @@ class ModelServer:
         until = time.monotonic() + self._load_timeout
         return Inventory(
             MemoryUsage(snapshot.budget, snapshot.used, memory.total if memory else None),
-            self._disk.usage(),
+            self.disk.usage(),
             {
                 name: self._model_inventory(model.repository, _holdings(snapshot, name), until)
                 for name, model in self._models.items()
@@ -268,6 +351,10 @@ class ModelServer:
         """Rely on nothing that clocks say: any time may have passed. What is loaded goes on serving."""
         for repository in self.repositories.values():
             repository.outdate()
+        self.forgive()
+
+    def forgive(self) -> None:
+        """Have what could not be loaded be tried again by whoever wants it next, however lately that was."""
         self._cache.forgive()
         with self._lock:
             self._tries.clear()
@@ -278,7 +365,7 @@ class ModelServer:
             repository.reconnect(options)
 
     def close(self) -> None:
-        # So that nothing comes back.
+        self._is_closed = True
         self._serving.clear()
         self._cache.close()
 
@@ -295,7 +382,8 @@ class ModelServer:
         model = self._models.get(name)
         if model is None:
             asked = f"Latest({quoted(name)})" if version is None else f"Specific({quoted(name)}, {version})"
-            raise ModelNotFound(f"Servable not found for request: {asked} ({_NO_MODEL})")
+            why = _RETIRED if version in self._ended.get(name, ()) else _NO_MODEL
+            raise ModelNotFound(f"Servable not found for request: {asked} ({why})")
         try:
             if label is not None:
                 return self._lease_one(stack, model, _labelled(model, label), until)
@@ -310,14 +398,48 @@ class ModelServer:
         return self._models.get(model.name) is model
 
     def _lease_one(self, stack: ExitStack, model: _Model, version: int, until: float | None) -> Lease:
-        found = model.repository.find(version, _left(until))
+        found = self._find(model.repository, version, until)
+        before = self._predecessor(found)
+        if before is not None:
+            servable = stack.enter_context(self._cache.lease_if_loaded(before))
+            if servable is not None:
+                self._load_behind(model, [found], before)
+                return Lease(found.id, servable)
         return Lease(found.id, self._lease_first(stack, model.repository, [found], until)[1])
+
+    def _find(self, repository: ModelRepository, version: int, until: float | None) -> ModelVersion:
+        try:
+            return repository.find(version, _left(until))
+        except ModelNotFound:
+            if found := self._stand_ins(repository).get(version):
+                return found
+            if version not in self._past(repository):
+                raise
+        raise ModelNotFound(f"Servable not found for request: Specific({repository.name}, {version}) ({_RETIRED})")
+
+    def _stand_ins(self, repository: ModelRepository) -> Mapping[int, ModelVersion]:
+        """Return the versions that are offered as others cannot be loaded; OpenVINO Model Server's fallback."""
+        return repository.stand_ins(lambda version: isinstance(self._cache.failure(version), _REPLACED))
+
+    def _past(self, repository: ModelRepository) -> Collection[int]:
+        """Return the numbers of versions that were offered under the model's name and are no more."""
+        return {*repository.retired, *self._ended.get(repository.name, ())}
+
+    def _predecessor(self, version: ModelVersion) -> ModelVersion | None:
+        """Return what answers for a version until it is loaded: the same with other options or bytes, if that is."""
+        if self._cache.peek(version) is not None:
+            return None
+        holdings = [holding for holding in self._cache.snapshot().holdings if holding.state == "loaded"]
+        return next((holding.key for holding in reversed(holdings) if _succeeds(version, holding.key)), None)
 
     def _lease_any(self, stack: ExitStack, model: _Model, until: float | None) -> Lease:
         """Lease the version that serves, or that is to serve from now on."""
         name, repository = model.name, model.repository
         candidates = repository.candidates(_left(until))
         serving = self._serving.get(name)
+        if serving is None and candidates:
+            # It may have been asked for by its number alone, before its options changed.
+            serving = self._predecessor(candidates[0])
         if serving is None or (candidates and candidates[0] is serving):
             version, servable = self._lease_first(stack, repository, candidates or _nothing(repository), until)
         else:
@@ -337,8 +459,7 @@ class ModelServer:
         until: float | None,
     ) -> tuple[ModelVersion, Servable]:
         """Lease the best version that is loaded, up to the one that serves, and have better ones loaded behind it."""
-        versions = [*candidates] if serving in candidates else [*candidates, serving]
-        contenders = versions[: versions.index(serving) + 1]
+        contenders = _contenders(candidates, serving)
         for number, version in enumerate(contenders):
             # Not to be loaded again if it has just left for a better one.
             servable = stack.enter_context(self._cache.lease_if_loaded(version))
@@ -348,7 +469,7 @@ class ModelServer:
                 return version, servable
         # Whichever is on its way: that which takes the other's place, or the other that comes back.
         first = next(filter(self._cache.is_loading, contenders), contenders[0])
-        others = (version for version in versions if version != first)
+        others = (version for version in dict.fromkeys((*contenders, *candidates)) if version != first)
         return self._lease_first(stack, model.repository, [first, *others], until, serving)
 
     def _lease_first(
@@ -378,10 +499,9 @@ class ModelServer:
 
     def _may_stand_in(self, version: ModelVersion, error: ModelCacheError, serving: ModelVersion | None) -> bool:
         """Whether to try a version after a better one has failed."""
-        # That the version is broken, or that there is no place for it, is a reason to load another one; any other
-        # trouble would meet that too. But the one that has served may need no more than what is still on disk.
+        # But the one that has served may need no more than what is still on disk.
         return (
-            isinstance(error, (LoadFailed, ModelTooLarge, DiskUnusable))
+            isinstance(error, _REPLACED)
             or self._cache.is_loaded(version)
             or (version == serving and not isinstance(error, (CacheFull, LoadPending)))
         )
@@ -404,7 +524,13 @@ class ModelServer:
         offered = model.repository.known
         if holding.state == "loading" or offered is None or version == self._serving.get(model.name):
             return True
-        return offered.get(version.id.version) == version
+        number = version.id.version
+        wanted = offered.get(number) or self._stand_ins(model.repository).get(number)
+        return wanted == version or self._answers_for(version, wanted)
+
+    def _answers_for(self, version: ModelVersion, wanted: ModelVersion | None) -> bool:
+        """Whether a version answers as the one that is wanted in its place is not loaded."""
+        return wanted is not None and _succeeds(wanted, version) and self._cache.peek(wanted) is None
 
     def _retire(self, versions: Sequence[ModelVersion]) -> None:
         for version in versions:
@@ -421,6 +547,7 @@ class ModelServer:
         if not _in_background(self._renew, model, versions, serving):
             with self._lock:
                 self._renewing.remove(name)
+                self._renewed.notify_all()
 
     def _is_due(self, version: ModelVersion, pause: float) -> bool:
         """Whether a version has not been tried for so long; then it counts as tried now. Needs the lock."""
@@ -433,7 +560,10 @@ class ModelServer:
         return True
 
     def _renew(self, model: _Model, versions: Sequence[ModelVersion], serving: ModelVersion) -> None:
-        """Load the first of the versions that loads, and let it serve."""
+        """Load the first of the versions that loads, and let it take the place of the one that serves.
+
+        That may also be one that answers for a version that was asked for by its number. The model is in `_renewing`.
+        """
         try:
             for version in versions:
                 if not self._is_current(model) or not isinstance(self._bring(model, version, serving), LoadFailed):
@@ -442,6 +572,7 @@ class ModelServer:
         finally:
             with self._lock:
                 self._renewing.remove(model.name)
+                self._renewed.notify_all()
             if not self._is_current(model):
                 self.sweep()
 
@@ -461,7 +592,7 @@ class ModelServer:
         candidates = model.repository.candidates()
         if self._is_current(model):
             # It may have been taken back meanwhile.
-            if version in candidates:
+            if version in candidates and self._serving.get(model.name) is serving:
                 self._serving[model.name] = version
             self._tidy(model, candidates)
         return None
@@ -485,49 +616,112 @@ class ModelServer:
     def _keep(self, serving: ModelVersion) -> None:
         """Load the version that serves, if it still does and has left in vain."""
         # Looked at in the opposite order to that of `close`, which must not be undone.
-        if self._cache.is_loaded(serving) or self._serving.get(serving.id.name) is not serving:
+        if self._cache.is_loaded(serving) or self._is_closed or not self._still_answers(serving):
             return
         try:
             self._load(serving)
         except ModelCacheError as exc:
             logger.warning("%s cannot come back: %s", serving, exc)
 
+    def _still_answers(self, version: ModelVersion) -> bool:
+        name, number = version.id
+        if self._serving.get(name) is version:
+            return True
+        model = self._models.get(name)
+        return model is not None and self._answers_for(version, (model.repository.known or {}).get(number))
+
     def _load(self, version: ModelVersion) -> None:
         with self._cache.lease(version):
             pass
 
+    def _load_others(self, stack: ExitStack, name: str) -> None:
+        """Load all versions that are offered, newest first. Those that are stay leased, not to leave for each other."""
+        model = self._models.get(name)
+        tried: set[ModelVersion] = set()
+        while model is not None and self._is_current(model):
+            offered = {**(model.repository.known or {}), **self._stand_ins(model.repository)}
+            version = next((offered[n] for n in sorted(offered, reverse=True) if offered[n] not in tried), None)
+            if version is None:
+                break
+            tried.add(version)
+            try:
+                stack.enter_context(self._cache.lease(version))
+            except ModelCacheError as exc:
+                _note(model.repository, version, exc)
+                if not exc.is_repeated:
+                    logger.warning("%s is not loaded: %s", version, exc)
+                if isinstance(exc, CacheFull):
+                    break
+
     def _status_of(self, name: str, version: int | None, until: float) -> list[VersionStatus]:
         model = self._models.get(name)
-        if model is None:
+        past = self._ended.get(name, ()) if model is None else self._past(model.repository)
+        if model is None and not past:
             what = f"version {version}" if version else "any versions"
             raise ModelNotFound(f"Could not find {what} of model {quoted(name)} ({_NO_MODEL})")
-        statuses = self._statuses(model.repository, _holdings(self._cache.snapshot(), name), until)
+        holdings = _holdings(self._cache.snapshot(), name)
+        statuses = self._leaving(holdings) if model is None else self._statuses(model.repository, holdings, until)
+        if model is not None:
+            # What that has waited for may have changed it.
+            past = self._past(model.repository)
+        statuses = {**{number: VersionStatus(number, State.END, Code.OK, "") for number in past}, **statuses}
         if not statuses:
             raise ModelNotFound(f"Could not find any versions of model {name} ({_NO_VERSION})")
-        if version is None or _means_any(version, model.repository, until):
+        if version is None or (version == 0 and version not in statuses):
             return [statuses[number] for number in sorted(statuses, reverse=True)]
         if version not in statuses:
             raise ModelNotFound(f"Could not find version {version} of model {name} ({_NO_VERSION})")
         return [statuses[version]]
 
+    def _told_of(self, name: str, until: float) -> list[VersionStatus]:
+        try:
+            return self._status_of(name, None, until)
+        except ModelNotFound:
+            return []
+        except (StorageUnavailable, LoadPending) as exc:
+            return [VersionStatus(0, State.END, code_of(exc), public_message(exc))]
+
+    def _list_first(self, repositories: Sequence[ModelRepository], until: float) -> None:
+        """Have those listed at once that never were: one after the other they would take too long."""
+        unknown = [repository for repository in repositories if repository.known is None]
+        if len(unknown) < 2:
+            return
+        # Here, as few need it.
+        from concurrent.futures import ThreadPoolExecutor
+
+        def look(repository: ModelRepository) -> None:
+            with suppress(StorageUnavailable, LoadPending):
+                repository.versions(_left(until))
+
+        with ThreadPoolExecutor(_LISTS, thread_name_prefix="list") as pool:
+            for future in [pool.submit(look, repository) for repository in unknown]:
+                future.result()
+
+    def _leaving(self, holdings: Holdings) -> dict[int, VersionStatus]:
+        """Return the states of what is in memory of a model that is served no more."""
+        return {
+            version.id.version: VersionStatus(version.id.version, self._state(holding, False), Code.OK, "")
+            for version, holding in holdings.items()
+        }
+
     def _statuses(self, repository: ModelRepository, holdings: Holdings, until: float) -> dict[int, VersionStatus]:
         """Return the states of the versions that are offered, and of others that are still in memory."""
-        offered = repository.versions(_left(until))
+        offered = {**repository.versions(_left(until)), **self._stand_ins(repository)}
         unsettled = repository.unsettled(_left(until))
         statuses = {number: VersionStatus(number, State.START, Code.OK, "") for number in unsettled}
         for version in (*holdings, *offered.values()):
-            statuses[version.id.version] = self._status(version, holdings.get(version), version in offered.values())
+            statuses[version.id.version] = self._status(version, holdings, version in offered.values())
         return statuses
 
-    def _status(
-        self, version: ModelVersion, holding: Holding[ModelVersion, Servable] | None, is_offered: bool
-    ) -> VersionStatus:
-        number = version.id.version
+    def _status(self, version: ModelVersion, holdings: Holdings, is_offered: bool) -> VersionStatus:
+        number, holding = version.id.version, holdings.get(version)
         if holding is not None:
             return VersionStatus(number, self._state(holding, is_offered), Code.OK, "")
         failure = self._cache.failure(version)
         if failure is not None:
-            return VersionStatus(number, State.END, code_of(failure), public_message(failure))
+            # Requests for it may be answered all the same, by what it was before.
+            state = State.END if self._predecessor(version) is None else State.AVAILABLE
+            return VersionStatus(number, state, code_of(failure), public_message(failure))
         # It can be loaded on demand, so a predict sent now will be answered.
         return VersionStatus(number, State.AVAILABLE, Code.OK, "")
 
@@ -565,7 +759,7 @@ class ModelServer:
             status.state.name,
             # What is listed and not settled yet has no version.
             is_stored=version is None or version in candidates,
-            is_on_disk=version is not None and self._disk.is_cached(version),
+            is_on_disk=version is not None and self.disk.is_cached(version),
             is_in_memory=holding is not None,
             stored_size=version.size if version else None,
             memory_size=holding.size if holding else 0,
@@ -587,6 +781,40 @@ def _models(
         known = (before or {}).get(name)
         models[name] = known if known == model else model
     return models
+
+
+def _ended(
+    before: Mapping[str, Sequence[int]], models: Mapping[str, _Model], after: Mapping[str, ModelRepository]
+) -> Mapping[str, Sequence[int]]:
+    """Return the versions, by model, that were offered by repositories which are none any more."""
+    ended = dict(before)
+    for name, model in models.items():
+        repository = model.repository
+        if after.get(name) is not repository:
+            numbers = {*ended.pop(name, ()), *(repository.known or ()), *repository.retired}
+            if numbers:
+                ended[name] = sorted(numbers)[-MAX_RETIRED:]
+    for name in [name for name in ended if name not in after][:-MAX_REMOVED]:
+        del ended[name]
+    return ended
+
+
+def _succeeds(version: ModelVersion, other: ModelVersion) -> bool:
+    """Whether one is what the other has become, of the same storage: made ready in another way, or of other bytes."""
+    return version.id == other.id and version.storage is other.storage and version != other
+
+
+def _contenders(candidates: Sequence[ModelVersion], serving: ModelVersion) -> list[ModelVersion]:
+    """Return the candidates that are better than the version that serves, best first, and that one."""
+    contenders: list[ModelVersion] = []
+    for version in candidates:
+        contenders.append(version)
+        if version == serving:
+            return contenders
+        # One with a lower number is not better than what this one was.
+        if _succeeds(version, serving):
+            break
+    return [*contenders, serving]
 
 
 def _labelled(model: _Model, label: str) -> int:

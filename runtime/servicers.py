@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
 from google.protobuf.message import DecodeError, EncodeError
@@ -26,6 +26,9 @@ from runtime.errors import NAME, InvalidRequest, Overloaded, PayloadTooLarge, Un
 from runtime.server import Lease, ModelServer
 from runtime.signature import Signature, TensorSpec
 from runtime.status import KNOWN, Code, code_of, is_ours, public_message
+
+if TYPE_CHECKING:
+    from runtime.observing import ObservedServices
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +74,8 @@ def service_handlers(
         reload: what HandleReloadConfigRequest does, which is UNIMPLEMENTED without.
         tensor_content_from: bytes from which on a tensor is answered in ``tensor_content``; 0 for none.
     """
+    observed = _observed(server)
+    server = server if observed is None else observed.server
     methods: Mapping[str, Mapping[str, tuple[Method, Any]]] = {
         SERVICES[0]: {
             "Predict": (
@@ -90,10 +95,20 @@ def service_handlers(
     admission = _Admission(max_in_flight, max_requests)
     return [
         grpc.method_handlers_generic_handler(
-            service, {name: _unary(admission, max_response, name, *method) for name, method in named.items()}
+            service,
+            {name: _unary(admission, max_response, observed, service, name, *method) for name, method in named.items()},
         )
         for service, named in methods.items()
     ]
+
+
+def _observed(server: ModelServer) -> ObservedServices | None:
+    """Return what looks at calls, if metrics or DEBUG want that now."""
+    if server.metrics is None and not logger.isEnabledFor(logging.DEBUG):
+        return None
+    from runtime.observing import ObservedServices
+
+    return ObservedServices(server)
 
 
 def predict(server: ModelServer, request: Any, deadline: float | None = None, tensor_content_from: int = 0) -> Any:
@@ -201,8 +216,8 @@ def _write_tensor_info(proto: Any, spec: TensorSpec) -> None:
     proto.name = spec.name
     proto.dtype = tf_number(spec.dtype)
     proto.tensor_shape.SetInParent()
-    proto.tensor_shape.unknown_rank = spec.shape is None
-    for size in spec.shape or ():
+    proto.tensor_shape.unknown_rank = spec.told_shape is None
+    for size in spec.told_shape or ():
         proto.tensor_shape.dim.add(size=size)
 
 
@@ -257,7 +272,13 @@ class _Admission:
 
 
 def _unary(
-    admission: _Admission, max_response: int, name: str, method: Method, request_class: Any
+    admission: _Admission,
+    max_response: int,
+    observed: ObservedServices | None,
+    service: str,
+    name: str,
+    method: Method,
+    request_class: Any,
 ) -> grpc.RpcMethodHandler[bytes, bytes]:
     def call(content: bytes, context: grpc.ServicerContext) -> bytes:
         try:
@@ -274,7 +295,7 @@ def _unary(
         context.abort(_STATUS_CODES[code], _cut(message))
 
     # Parsed and written in the call and not by gRPC, which logs a traceback for what is no message or is too large.
-    return grpc.unary_unary_rpc_method_handler(call)
+    return grpc.unary_unary_rpc_method_handler(call if observed is None else observed.around(service, name, call))
 
 
 def _deadline(context: grpc.ServicerContext) -> float | None:

@@ -39,18 +39,68 @@ class TensorSpec(NamedTuple):
     """The least and the largest size of each dimension, the latter `DYNAMIC` if there is none. None if the shape says
     it all.
     """
+    stored_shape: tuple[int, ...] | None = None
+    """The one in the model's file, if its configuration has opened it; None if that is the shape."""
+
+    @property
+    def told_shape(self) -> tuple[int, ...] | None:
+        """What metadata tells: of a model that takes any shape its own, of which clients make their inputs, as OpenVINO
+        Model Server's do.
+        """
+        return self.shape if self.stored_shape is None else self.stored_shape
 
     def admits(self, shape: tuple[int, ...]) -> bool:
         if self.shape is None:
             return True
-        return len(shape) == len(self.shape) and all(
-            want in (DYNAMIC, given) for want, given in zip(self.shape, shape, strict=True)
+        if len(shape) != len(self.shape):
+            return False
+        if self.bounds is None:
+            return all(want in (DYNAMIC, given) for want, given in zip(self.shape, shape, strict=True))
+        return all(
+            least <= given and most in (DYNAMIC, max(most, given))
+            for (least, most), given in zip(self.bounds, shape, strict=True)
         )
 
     def require(self, shape: tuple[int, ...]) -> None:
-        """Raise InvalidRequest unless the spec admits this shape."""
-        if not self.admits(shape):
-            raise InvalidRequest(f"input '{self.name}' has shape {shape}; want {self.shape}")
+        """Raise InvalidRequest unless the spec admits this shape; OpenVINO Model Server's text is part of ours."""
+        if self.admits(shape):
+            return
+        sizes = self._sizes("{}:{}")
+        want = f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
+        raise InvalidRequest(
+            f"input '{self.name}' has shape {shape}; want {want}: {self._misfit(shape)}; input name: {self.name}"
+        )
+
+    def _misfit(self, shape: tuple[int, ...]) -> str:
+        wanted, given = self._sizes("[{}~{}]"), [str(size) for size in shape]
+        batch = batch_axis(self.layout)
+        if len(given) != len(wanted):
+            what = "number of shape dimensions"
+        elif batch < len(shape) and not self._at(batch).admits((shape[batch],)):
+            return f"Invalid input batch size - Expected: {wanted[batch]}; Actual: {given[batch]}"
+        else:
+            what = "input shape"
+        return f"Invalid {what} - Expected: ({','.join(wanted)}); Actual: ({','.join(given)})"
+
+    def _at(self, axis: int) -> TensorSpec:
+        """Return the spec of one dimension alone."""
+        shape, bounds = (self.shape or ())[axis : axis + 1], self.bounds and self.bounds[axis : axis + 1]
+        return TensorSpec(self.name, self.dtype, shape, bounds=bounds)
+
+    def _sizes(self, form: str) -> list[str]:
+        """Return each dimension as text, ranges in this form."""
+        shape = self.shape or ()
+        bounds = self.bounds or [(0, DYNAMIC)] * len(shape)
+        return [
+            str(size) if size != DYNAMIC or bound == (0, DYNAMIC) else form.format(*bound)
+            for size, bound in zip(shape, bounds, strict=True)
+        ]
+
+
+def batch_axis(layout: str) -> int:
+    """Return which dimension a layout says is the batch, `MAX_RANK` if none is; the first where nobody has said."""
+    before, batch, _ = layout.partition("N") if layout else ("", "N", "")
+    return len(before) if batch and "." not in before else MAX_RANK
 
 
 class Signature(NamedTuple):

@@ -1,7 +1,7 @@
 """The one table from errors to what the wire says: gRPC's code numbers, and TensorFlow Serving's HTTP status for each.
 
-HTTP statuses are those of tensorflow_serving's ``model_servers/http_server.cc``, but for 413: TensorFlow Serving has
-no body limit.
+HTTP statuses are those of tensorflow_serving's ``model_servers/http_server.cc``, but for 413, as TensorFlow Serving has
+no body limit, and for 412, which is OpenVINO Model Server's.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ class Code(IntEnum):
     INVALID_ARGUMENT = 3
     DEADLINE_EXCEEDED = 4
     NOT_FOUND = 5
+    ALREADY_EXISTS = 6
     RESOURCE_EXHAUSTED = 8
     FAILED_PRECONDITION = 9
     UNIMPLEMENTED = 12
@@ -35,8 +36,14 @@ CODES: dict[type[BaseException], Code] = {
     errors.RequestTimeout: Code.DEADLINE_EXCEEDED,
     errors.Unsupported: Code.UNIMPLEMENTED,
     errors.PreconditionFailed: Code.FAILED_PRECONDITION,
+    errors.ConfigRejected: Code.FAILED_PRECONDITION,
+    errors.ConfigUnreadable: Code.INTERNAL,
     errors.DeadlineExceeded: Code.DEADLINE_EXCEEDED,
     errors.Overloaded: Code.UNAVAILABLE,
+    errors.SequenceNotFound: Code.NOT_FOUND,
+    errors.SequenceExists: Code.ALREADY_EXISTS,
+    errors.SequenceEnding: Code.FAILED_PRECONDITION,
+    errors.TooManySequences: Code.UNAVAILABLE,
     errors.InferenceFailed: Code.INTERNAL,
     cache.ModelNotFound: Code.NOT_FOUND,
     cache.StorageUnavailable: Code.UNAVAILABLE,
@@ -55,6 +62,7 @@ HTTP: dict[Code, int] = {
     Code.INVALID_ARGUMENT: 400,
     Code.DEADLINE_EXCEEDED: 504,
     Code.NOT_FOUND: 404,
+    Code.ALREADY_EXISTS: 409,
     Code.RESOURCE_EXHAUSTED: 429,
     Code.FAILED_PRECONDITION: 400,
     Code.UNIMPLEMENTED: 501,
@@ -65,7 +73,11 @@ HTTP: dict[Code, int] = {
 # Where the code alone would blame the wrong side, or hide which limit it was.
 _HTTP_OF: dict[type[BaseException], int] = {
     errors.PayloadTooLarge: 413,
+    # OpenVINO Model Server's.
+    errors.CannotReshape: 412,
     errors.RequestTimeout: 408,
+    errors.SequenceEnding: 412,
+    errors.ConfigRejected: 412,
     cache.LoadFailed: 503,
     cache.ModelTooLarge: 507,
     cache.DiskFull: 507,
@@ -86,7 +98,15 @@ def http_status_of(error: BaseException) -> int:
 
 
 # Somebody has to act, or wants to know. What the server is too busy for is no news, and the clients see it.
-_OURS = (errors.InferenceFailed, cache.StorageUnavailable, cache.DiskUnusable, cache.LoadFailed, cache.ModelTooLarge)
+_OURS = (
+    errors.InferenceFailed,
+    errors.ConfigRejected,
+    errors.ConfigUnreadable,
+    cache.StorageUnavailable,
+    cache.DiskUnusable,
+    cache.LoadFailed,
+    cache.ModelTooLarge,
+)
 
 
 def is_ours(error: BaseException) -> bool:

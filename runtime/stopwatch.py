@@ -1,30 +1,37 @@
-"""How long a process takes for its first model, having OpenVINO: ``python -m runtime.stopwatch MODEL CONFIG [FILE]``.
+"""How long a process takes for its first model, having OpenVINO: ``python -m runtime.stopwatch``, told what by pickle.
 
-Prints the seconds for compiling the .xml with that JSON of properties, or for importing that file instead.
+Prints the seconds for compiling the .xml by that recipe, or for importing a file instead if there is one.
 """
 
 from __future__ import annotations
 
-import json
+import pickle
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from runtime.compiled import read
-from runtime.compiler import compile_model, import_model
+from runtime.compiler import Recipe, import_model
 from runtime.openvino_core import DEVICE, core
 
 
-def seconds(model: Path, config: dict[str, str], file: Path | None) -> float:
+class Task(NamedTuple):
+    model: Path
+    recipe: Recipe
+    file: Path | None
+
+
+def seconds(task: Task) -> float:
     core().get_property(DEVICE, "FULL_DEVICE_NAME")
     began = time.perf_counter()
-    if file is None:
-        compile_model(model, config)
+    if task.file is None:
+        task.recipe.compile(task.model)
     else:
-        import_model(read(file).blob, model.with_suffix(".bin"), config)
+        import_model(read(task.file).blob, task.model.with_suffix(".bin"), task.recipe.config)
     return time.perf_counter() - began
 
 
 if __name__ == "__main__":
-    _, model, config, *files = sys.argv
-    sys.stdout.write(f"{seconds(Path(model), json.loads(config), Path(files[0]) if files else None)}\n")
+    # From the process that started this one, and nobody else.
+    sys.stdout.write(f"{seconds(Task(*pickle.load(sys.stdin.buffer)))}\n")

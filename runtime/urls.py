@@ -19,8 +19,14 @@ _PATTERNS = {
     "POST": re.compile(rb"(?i)/v1/models/" + _MODEL + _VERSION + rb":(classify|regress|predict)"),
     "GET": re.compile(rb"(?i)/v1/models(?:/" + _MODEL + rb")?" + _VERSION + rb"(?:/(metadata))?"),
 }
-# Our own, which have no model.
-_OURS = {b"/v1/cache": "cache", b"/v1/coldstart": "coldstart", b"/v1/coldstart.svg": "coldstart.svg"}
+# Those that have no model: OpenVINO Model Server's, and our own.
+_OTHERS = {
+    b"/v1/config": ("GET", "config"),
+    b"/v1/config/reload": ("POST", "reload"),
+    b"/v1/cache": ("GET", "cache"),
+    b"/v1/coldstart": ("GET", "coldstart"),
+    b"/v1/coldstart.svg": ("GET", "coldstart.svg"),
+}
 _LARGEST_VERSION = (1 << 63) - 1
 _QUOTED = 256
 """Bytes of a URL that a message has at most."""
@@ -28,7 +34,7 @@ _QUOTED = 256
 
 class Target(NamedTuple):
     verb: str
-    """predict, classify, regress; status, metadata; or one of our own, which have no model."""
+    """predict, classify, regress; status, metadata; or one that has no model."""
     name: str
     version: int | None
     label: str | None
@@ -45,8 +51,8 @@ def parse(method: str, path: bytes) -> Target:
     Raises:
         InvalidRequest: TensorFlow Serving has no such URL; it has this answer where others have 404 and 405.
     """
-    if method == "GET" and path in _OURS:
-        return Target(_OURS[path], "", None, None)
+    if path in _OTHERS and method == _OTHERS[path][0]:
+        return Target(_OTHERS[path][1], "", None, None)
     pattern = _PATTERNS.get(method)
     match = pattern.fullmatch(path) if pattern else None
     if match is None:

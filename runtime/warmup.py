@@ -129,7 +129,7 @@ def _run_zeros(version: ModelVersion, servable: Servable, name: str, signature: 
 
 def _shape(spec: TensorSpec) -> tuple[int, ...]:
     """Return the smallest shape that is not empty and that the spec may admit."""
-    return tuple(1 if size == DYNAMIC else size for size in spec.shape or ())
+    return tuple(1 if size == DYNAMIC else size for size in spec.told_shape or ())
 
 
 def _zeros(spec: TensorSpec, shape: tuple[int, ...]) -> NDArray[Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from itertools import chain
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 import numpy as np
@@ -20,10 +21,13 @@ from runtime.codecs.json_dialect import Json
 from runtime.codecs.json_limits import check
 from runtime.codecs.json_values import BESIDE_NAME, excerpt, is_base64, kind, to_bytes
 from runtime.errors import NAME, InvalidRequest, quoted
+from runtime.images import accepts_images
 from runtime.servable import Tensors
 from runtime.signature import DEFAULT_SIGNATURE, MAX_RANK, Dtype, TensorSpec
 
 _MANY = 1 << 16
+_STRING: Dtype = np.dtype(object)
+_NONE: Mapping[str, TensorSpec] = MappingProxyType({})
 
 
 def parse(body: bytes, is_strict: bool = False) -> Mapping[str, Json]:
@@ -47,8 +51,21 @@ def signature_name(document: Mapping[str, Json]) -> str:
     return name or DEFAULT_SIGNATURE
 
 
-def read(document: Mapping[str, Json], specs: Mapping[str, TensorSpec], deadline: float | None = None) -> Tensors:
+def read(
+    document: Mapping[str, Json],
+    specs: Mapping[str, TensorSpec],
+    deadline: float | None = None,
+    optional: Mapping[str, TensorSpec] = _NONE,
+) -> Tensors:
     """Return the arrays that ``specs`` want, at least one, from "instances" or "inputs".
+
+    Of an input that images may be sent for, and are, it is an array of their files.
+
+    Args:
+        document: the body.
+        specs: by name.
+        deadline: in seconds of the monotonic clock.
+        optional: what may be there besides.
 
     Raises:
         InvalidRequest: not one of the two, or names, dtypes or nesting are not what ``specs`` want.
@@ -66,15 +83,37 @@ def read(document: Mapping[str, Json], specs: Mapping[str, TensorSpec], deadline
             raise InvalidRequest(f"JSON Value: {excerpt(document)} Expecting 'instances' to be an list/array")
         if not rows:
             raise InvalidRequest(f"JSON Value: {excerpt(document)} No values in 'instances' array")
-        return _read_rows(rows, specs, deadline)
+        return _read_rows(rows, _sent(rows[0], specs, optional), deadline)
     if "inputs" in document:
-        return _read_columns(document["inputs"], specs, deadline)
+        columns = document["inputs"]
+        return _read_columns(columns, _sent(columns, specs, optional), deadline)
     raise InvalidRequest("Missing 'inputs' or 'instances' key")
 
 
 def _is_named(value: Json) -> bool:
     """Whether a value is an object of inputs by name; one of base64 is a string."""
     return isinstance(value, dict) and not is_base64(value)
+
+
+def _sent(
+    values: Json, specs: Mapping[str, TensorSpec], optional: Mapping[str, TensorSpec]
+) -> Mapping[str, TensorSpec]:
+    """Return the specs of what is sent: those of ``optional`` that are there too, and of strings where images are."""
+    is_named = _is_named(values)
+    if is_named and optional:
+        specs = {**specs, **{name: optional[name] for name in optional if name in values}}
+    images = [
+        name
+        for name, spec in specs.items()
+        if accepts_images(spec) and is_base64(_first(values.get(name) if is_named else values))
+    ]
+    return {**specs, **{name: specs[name]._replace(dtype=_STRING) for name in images}} if images else specs
+
+
+def _first(value: Json) -> Json:
+    while isinstance(value, list) and value:
+        value = value[0]
+    return value
 
 
 def _read_rows(rows: list[Json], specs: Mapping[str, TensorSpec], deadline: float | None) -> Tensors:

@@ -63,8 +63,13 @@ def parse(body: bytes) -> Document | None:
     return Document(name, is_row, root["instances" if is_row else "inputs"], body)
 
 
-def read(document: Document, specs: Mapping[str, TensorSpec], deadline: float | None = None) -> Tensors | None:
-    """Return the arrays that ``specs`` want, or None.
+def read(
+    document: Document,
+    specs: Mapping[str, TensorSpec],
+    deadline: float | None = None,
+    optional: Mapping[str, TensorSpec] | None = None,
+) -> Tensors | None:
+    """Return the arrays that ``specs`` want, and those of ``optional`` that are there, or None.
 
     Raises:
         InvalidRequest: a shape is not what ``specs`` want.
@@ -74,11 +79,25 @@ def read(document: Document, specs: Mapping[str, TensorSpec], deadline: float | 
     if any(spec.dtype == np.bool_ or is_string(spec.dtype) for spec in specs.values()):
         return None
     try:
+        if optional:
+            specs = {**specs, **_sent(document, optional)}
         if document.is_row:
             return _read_rows(document, specs, deadline)
         return _read_columns(document, specs, deadline)
     except _Irregular:
         return None
+
+
+def _sent(document: Document, optional: Mapping[str, TensorSpec]) -> Mapping[str, TensorSpec]:
+    values = document.data
+    if document.is_row:
+        if not isinstance(values, simdjson.Array) or not len(values):
+            raise _Irregular
+        values = values[0]
+    if not isinstance(values, simdjson.Object):
+        return {}
+    names = list(values) if len(values) <= _FEW else values
+    return {name: spec for name, spec in optional.items() if name in names}
 
 
 def _read_rows(document: Document, specs: Mapping[str, TensorSpec], deadline: float | None) -> Tensors:
@@ -238,6 +257,9 @@ def _shape(value: Any) -> tuple[int, ...]:
             raise _Irregular
         shape.append(len(value))
         value = value[0]
+    # Before somebody complains of the shape of what is not of numbers: of images, for one.
+    if type(value) not in (int, float):
+        raise _Irregular
     return tuple(shape)
 
 

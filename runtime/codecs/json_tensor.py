@@ -7,8 +7,9 @@ A request is ``{"signature_name": str?, "instances": rows}`` or ``{..., "inputs"
 * columns: an object ``{"name": tensor}`` of whole tensors, which need share no dimension; with one input the name may
   be left out.
 
-A string is a JSON string or ``{"b64": "<base64>"}``. An answer is ``{"predictions": rows}`` or ``{"outputs": columns}``
-accordingly; one output is not named. NaN, Infinity and -Infinity are bare tokens both ways, so neither is strict JSON.
+A string is a JSON string or ``{"b64": "<base64>"}``; for an input of numbers the latter is an image. An answer is
+``{"predictions": rows}`` or ``{"outputs": columns}`` accordingly; one output is not named. NaN, Infinity and -Infinity
+are bare tokens both ways, so neither is strict JSON.
 
 Format and texts: tensorflow_serving's ``util/json_tensor.cc``; `json_dialect` has the JSON itself. There are two
 readers. `fast` takes numbers in rectangular lists from simdjson's buffers; whatever it does not take, for whatever
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runtime.codecs import json_fast, json_limits
 from runtime.errors import NAME, InvalidRequest, quoted
@@ -28,6 +29,8 @@ from runtime.signature import DEFAULT_SIGNATURE, TensorSpec
 
 # The exact reader is imported by requests that need it: most first requests of a process do not.
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from runtime.codecs.json_dialect import Json
 
 
@@ -43,10 +46,20 @@ class ParsedPredict:
     exact: Mapping[str, Json] | None
     """Not of a large body, which is parsed again: its text takes less room until there is a model."""
 
-    def inputs(self, specs: Mapping[str, TensorSpec], deadline: float | None = None) -> Tensors:
-        """Return the arrays of the signature's inputs, of their dtypes.
+    def inputs(
+        self,
+        specs: Mapping[str, TensorSpec],
+        deadline: float | None = None,
+        special: Mapping[str, TensorSpec] | None = None,
+    ) -> Tensors:
+        """Return the arrays of the signature's inputs, of their dtypes, or of the files of images.
 
         Shapes are the request's: whether they are the signature's is the servable's to say.
+
+        Args:
+            specs: of the inputs.
+            deadline: in seconds of the monotonic clock.
+            special: of what may be sent besides: a number each, or a list of it.
 
         Raises:
             InvalidRequest: there are not either rows or columns in it; names, dtypes or nesting are not what ``specs``
@@ -57,8 +70,18 @@ class ParsedPredict:
         if not specs:
             name = "DEFAULT" if self.signature_name == DEFAULT_SIGNATURE else quoted(self.signature_name, NAME)
             raise InvalidRequest(f"Failed to get input map for signature: {name}")
+        if not special:
+            return self._read(specs, deadline, {})
+        # Their shape depends on where they stand, and is the servable's to check.
+        anyhow = {name: spec._replace(shape=None) for name, spec in special.items()}
+        tensors = self._read(specs, deadline, anyhow)
+        return {name: _listed(array, self.is_row) if name in special else array for name, array in tensors.items()}
+
+    def _read(
+        self, specs: Mapping[str, TensorSpec], deadline: float | None, optional: Mapping[str, TensorSpec]
+    ) -> Tensors:
         if self.fast is not None:
-            tensors = json_fast.read(self.fast, specs, deadline)
+            tensors = json_fast.read(self.fast, specs, deadline, optional)
             if tensors is not None:
                 return tensors
             # Its tape is several times as large as the body.
@@ -66,10 +89,16 @@ class ParsedPredict:
         from runtime.codecs import json_exact
 
         if self.exact is not None:
-            return json_exact.read(self.exact, specs, deadline)
+            return json_exact.read(self.exact, specs, deadline, optional)
         with json_limits.alone(self.body, deadline):
             # Whatever has parsed it once takes nothing that rapidjson refuses.
-            return json_exact.read(json_exact.parse(self.body, is_strict=True), specs, deadline)
+            return json_exact.read(json_exact.parse(self.body, is_strict=True), specs, deadline, optional)
+
+
+def _listed(numbers: NDArray[Any], is_row: bool) -> NDArray[Any]:
+    """Return what is special without the list that it may be in, a row's own, or in a list if it is in none."""
+    is_in_two = is_row and numbers.shape[1:] == (1,)
+    return numbers.reshape(-1) if is_in_two or not numbers.ndim else numbers
 
 
 def parse_predict(body: bytes) -> ParsedPredict:

@@ -33,6 +33,11 @@ def encode_status(versions: Iterable[tuple[int, str, str, str]]) -> bytes:
     )
 
 
+def encode_config(models: Mapping[str, Iterable[tuple[int, str, str, str]]]) -> bytes:
+    """Write what `encode_status` writes of each model, by its name."""
+    return orjson.dumps({name: orjson.Fragment(encode_status(versions)) for name, versions in models.items()})
+
+
 def encode_metadata(name: str, version: int, signatures: Mapping[str, Signature]) -> bytes:
     return orjson.dumps(
         {
@@ -133,8 +138,8 @@ def _tensor_info(spec: TensorSpec) -> dict[str, Any]:
     return {
         "dtype": tf_name(spec.dtype),
         "tensor_shape": {
-            "dim": [{"size": str(size), "name": ""} for size in spec.shape or ()],
-            "unknown_rank": spec.shape is None,
+            "dim": [{"size": str(size), "name": ""} for size in spec.told_shape or ()],
+            "unknown_rank": spec.told_shape is None,
         },
         "name": spec.name,
     }

@@ -96,10 +96,11 @@ def test_predict_asks_a_server(tmp_path: Path) -> None:
         ([], 64, "no model is given"),
         (["--model_name", "m"], 64, "no model is given"),
         (
-            ["--model_name", "m", "--model_path", DIGITS, "--grpc_workers", "2"],
+            ["--model_name", "m", "--model_path", DIGITS, "--trace_path", "t"],
             64,
-            "unrecognized arguments: --grpc_workers 2",
+            "unrecognized arguments: --trace_path t",
         ),
+        (["--model_name", "m", "--model_path", DIGITS, "--log_path", DIGITS], 64, "log_path is"),
         (["serve", "--model_name", "m", "--model_path", DIGITS, "--port", "0", "--rest_port", "0"], 64, "both 0"),
         (["serve", "--model_name", "m", "--model_path", DIGITS, "--port", "8501"], 64, "cannot have the same values"),
         (["pour"], 64, "invalid choice: 'pour'"),

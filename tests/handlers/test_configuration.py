@@ -1,4 +1,4 @@
-"""Files of models in both servers' formats: what they mean, and what is said of those that mean nothing."""
+"""Which models there are, from files in TensorFlow Serving's format, from flags and from messages."""
 
 from __future__ import annotations
 
@@ -7,22 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from handlers.configuration import MAX_FILE, ModelConfig, from_message, models_of, parse, read
+from handlers.configuration import MAX_FILE, Configuration, ModelConfig, from_message, models_of, parse, read
 from handlers.settings import Settings, SettingsError
 from model_cache.policy import MAX_VERSION, All, Latest, Specific
 from model_cache.storage import StorageOptions
 from runtime.codecs import schema
+from runtime.options import ModelOptions, Stateful
 from tests.servers.seaweedfs import SeaweedFS
 
 M = ModelConfig("m", "/models/m")
+JSON = b'{"model_config_list": [{"config": {"name": "m", "base_path": "/models/m"}}]}'
 
 
 def text(fields: str) -> str:
     return f"model_config_list {{ config {{ name: 'm' base_path: '/models/m' {fields} }} }}"
-
-
-def ovms(fields: str = "") -> str:
-    return f'{{"model_config_list": [{{"config": {{"name": "m", "base_path": "/models/m"{fields}}}}}]}}'
 
 
 GOOD = {
@@ -54,24 +52,12 @@ GOOD = {
     ],
     "model_config_list { config { name: 'a' base_path: 'file:///a' } }": [ModelConfig("a", "file:///a")],
     "model_config_list {}": [],
-    # OpenVINO Model Server, 2022.3
-    ovms(): [M],
-    "\n " + ovms(): [M],
-    ovms(', "model_version_policy": {"latest": {"num_versions": 2}}'): [ModelConfig("m", "/models/m", Latest(2))],
-    ovms(', "model_version_policy": {"all": {}}'): [ModelConfig("m", "/models/m", All())],
-    ovms(', "model_version_policy": {"specific": {"versions": [1, 3]}}'): [
-        ModelConfig("m", "/models/m", Specific(frozenset({1, 3})))
-    ],
-    ovms(', "batch_size": "0", "nireq": 0, "target_device": "CPU", "plugin_config": {}, "stateful": false'): [M],
-    ovms(', "version_labels": {"stable": 1}'): [ModelConfig("m", "/models/m", labels={"stable": 1})],
-    '{"model_config_list": []}': [],
-    '{"model_config_list": [], "pipeline_config_list": [], "custom_loader_config_list": []}': [],
 }
 
 
 @pytest.mark.parametrize("content", GOOD)
 def test_a_file_describes_models(content: str) -> None:
-    assert parse("models.config", content.encode()) == GOOD[content]
+    assert parse("models.config", content.encode()) == Configuration(GOOD[content])
 
 
 UNPARSABLE = "models.config: Error parsing text-format tensorflow.serving.ModelServerConfig: "
@@ -109,38 +95,11 @@ BAD = {
         "model 'm': base_path is 'models/m'; want an absolute path, or a URL of file, s3"
     ),
     "model_config_list { config { name: 'm' base_path: 'ftp://m' } }": "base_path is 'ftp://m'; want an absolute path",
+    "model_config_list { config { name: 'm' base_path: '/m\\000' } }": "base_path is '/m\\x00'; want an absolute path",
     "model_config_list { config { name: 'm' base_path: 's3://[' } }": "base_path is 's3://['; want an absolute path",
     "model_config_list { config { name: 'm' base_path: '/a' } config { name: 'm' base_path: '/b' } }": (
         "model 'm' is listed more than once; want each name once"
     ),
-    "{": "models.config: 1:2: this is no JSON: Expecting property name",
-    '{"model_config_list": [],\n}': "models.config: 2:1: this is no JSON",
-    '{"model_config_list": ' + "[" * 100_000: "models.config: this is no configuration: maximum recursion",
-    '{"model_config_list": [], "model_config_list": []}': "'model_config_list' is given twice",
-    "{}": "models.config: model_config_list is None; want a list of",
-    '{"model_config_list": {}}': "models.config: model_config_list is {}; want a list of",
-    '{"model_config_list": [1]}': 'model 1 of the list: it is 1; want {"config":',
-    '{"model_config_list": [{"config": {}, "more": 1}]}': "model 1 of the list: it is {'config': {}, 'more': 1}; want",
-    '{"model_config_list": [{"config": []}]}': "model 1 of the list: it is {'config': []}; want",
-    '{"model_config_list": [{"config": {"base_path": "/m"}}]}': "model 1 of the list: name is ''; want",
-    '{"model_config_list": [{"config": {"name": 7, "base_path": "/m"}}]}': "model 7: name is 7; want text",
-    '{"model_config_list": [{"config": {"name": "m"}}]}': "model 'm': base_path is ''; want an absolute path",
-    '{"model_config_list": [], "pipeline_config_list": [{}]}': "pipeline_config_list is not supported; want model",
-    '{"model_config_list": [], "monitoring": {"metrics": {"enable": true}}}': "monitoring is not supported",
-    ovms(', "shape": "auto"'): "model 'm': shape is not supported; want name, base_path, model_version_policy",
-    ovms(', "layout": "NHWC:NCHW"'): "model 'm': layout is not supported",
-    ovms(', "batch_size": "auto"'): "model 'm': batch_size is 'auto'; want 0 or nothing, as others are not supported",
-    ovms(', "target_device": "GPU"'): "model 'm': target_device is 'GPU'; want \"CPU\" or nothing",
-    ovms(', "nireq": false'): "model 'm': nireq is False; want 0 or nothing",
-    ovms(', "plugin_config": {"NUM_STREAMS": 2}'): "model 'm': plugin_config is {'NUM_STREAMS': 2}; want {} or nothing",
-    ovms(', "model_version_policy": {"newest": {}}'): "model 'm': model_version_policy: cannot read the version policy",
-    ovms(', "model_version_policy": "all"'): "model 'm': model_version_policy: cannot read the version policy",
-    ovms(
-        ', "version_labels": {"stable": true}'
-    ): "model 'm': version_labels is {'stable': True}; want versions by label",
-    ovms(', "version_labels": {"stable": -1}'): "model 'm': the version of label stable is -1; want 0 to",
-    ovms(', "version_labels": ["stable"]'): "model 'm': version_labels is ['stable']; want versions by label",
-    ovms(', "' + "x" * 10_000 + '": 1'): "xxx... is not supported",
 }
 
 
@@ -173,7 +132,7 @@ def test_without_protobuf_the_text_names_the_extra_that_is_missing(monkeypatch: 
     with pytest.raises(SettingsError, match=r"this needs google.protobuf, which is not installed; try: pip install"):
         parse("models.config", text("").encode())
     # The other format does not need it.
-    assert parse("config.json", ovms().encode()) == [M]
+    assert parse("config.json", JSON).models == [M]
 
 
 def test_flags_describe_one_model() -> None:
@@ -181,17 +140,28 @@ def test_flags_describe_one_model() -> None:
         model_name="m", model_path="models/m", model_version_policy=Latest(2), version_labels={"stable": 1}
     )
     # A path on a command line may be relative.
-    assert models_of(settings) == [ModelConfig("m", "models/m", Latest(2), {"stable": 1})]
+    assert models_of(settings) == Configuration([ModelConfig("m", "models/m", Latest(2), {"stable": 1})])
+
+
+def test_flags_describe_how_the_one_model_is_made_ready() -> None:
+    settings = Settings(model_path="/m", shape="(1,-1)", nireq=2, stateful=True, plugin_config={"NUM_STREAMS": "2"})
+    [model] = models_of(settings).models
+    shape = (("", ((1, 1), (0, -1))),)
+    assert model.options == ModelOptions(
+        shape=shape, requests=2, properties=(("NUM_STREAMS", "2"),), stateful=Stateful()
+    )
+    with pytest.raises(SettingsError, match=r"^shape is '1,2'; want \(1,3,224,224\), "):
+        models_of(Settings(model_path="/m", shape="1,2"))
 
 
 @pytest.mark.parametrize("scheme", ["", "file://"])
 def test_a_local_file_is_read(scheme: str, tmp_path: Path) -> None:
     path = tmp_path / "my models.config"
     path.write_text(text(""))
-    assert models_of(Settings(model_config_file=f"{scheme}{path}")) == [M]
+    assert models_of(Settings(model_config_file=f"{scheme}{path}")).models == [M]
     url = f"{scheme}{str(path).replace(' ', '%20')}"
     if scheme:
-        assert models_of(Settings(model_config_file=url)) == [M]
+        assert models_of(Settings(model_config_file=url)).models == [M]
 
 
 def test_a_local_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -213,7 +183,7 @@ def test_a_file_in_a_bucket_is_read(s3: SeaweedFS) -> None:
         client.put_object(Bucket="models", Key=f"config/{name}", Body=content)
     environ = {"AWS_ACCESS_KEY_ID": s3.reader.access_key, "AWS_SECRET_ACCESS_KEY": s3.reader.secret_key}
     options = StorageOptions(s3_endpoint=s3.endpoint, environ=environ, client="obstore")
-    assert parse("a", read("s3://models/config/a", options)) == [M]
+    assert parse("a", read("s3://models/config/a", options)).models == [M]
     assert read("s3://models/config/empty", options) == b""
     with pytest.raises(SettingsError, match="cannot read s3://models/config/b: there is no such file"):
         read("s3://models/config/b", options)

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
+import psutil
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from numpy.typing import NDArray
 
 from handlers.cli import main
 from runtime.codecs import schema, tensor_proto
 from runtime.openvino_core import openvino
+from runtime.signature import DEFAULT_SIGNATURE
 from tests.conftest import DIGITS
+from tests.fakes import until
 from tests.handlers.test_batching_and_warmup import framed
 from tests.runtime import models
 from tests.servers.decant import Decant, decant_serve
@@ -46,14 +51,21 @@ def witness() -> Any:
     return openvino().Model([ops.result(seen)], [x], "witness")
 
 
-def counter() -> Any:
-    """``y = how many inferences there have been``, for each row."""
+def dice() -> Any:
+    """``y = a random number`` for each row, of a series that goes on by one with each inference."""
     x = _input((-1,))
-    read = ops.read_value(np.zeros(1, np.float32), "count", openvino().Type.f32, openvino().PartialShape([1]))
-    count = ops.add(read, np.ones(1, np.float32))
-    y = ops.add(ops.multiply(x, np.zeros(1, np.float32)), count)
+    drawn = ops.random_uniform(np.array([1]), np.array(0, np.int32), np.array(1 << 20, np.int32), "i32", 7, 9)
+    y = ops.add(ops.convert(ops.multiply(x, np.zeros(1, np.float32)), "i32"), drawn)
     y.output(0).get_tensor().set_names({"y"})
-    return openvino().Model([ops.result(y)], [ops.assign(count, "count")], [x], "counter")
+    return openvino().Model([ops.result(y)], [x], "dice")
+
+
+def drawn(base: Path, inferences: int) -> int:
+    """What the model says after so many inferences."""
+    with models.loaded(base) as servable:
+        for _ in range(inferences):
+            servable.predict(DEFAULT_SIGNATURE, {"x": zeros(1)})
+        return int(servable.predict(DEFAULT_SIGNATURE, {"x": zeros(1)})["y"][0])
 
 
 def _input(shape: tuple[int, ...]) -> Any:
@@ -172,20 +184,20 @@ def test_so_many_inferences_warm_a_model_up_as_flags_say(
 ) -> None:
     log = schema.PredictionLog()
     log.predict_log.request.ParseFromString(written(zeros(1)))
-    extra = models.save(counter(), tmp_path / "model") / "assets.extra"
+    extra = models.save(dice(), tmp_path / "model") / "assets.extra"
     extra.mkdir()
     (extra / "tf_serving_warmup_requests").write_bytes(framed(log.SerializeToString()))
     with serving(tmp_path, *flags) as (server, _):
-        assert server.post(PREDICT, {"instances": [0]}).body == {"predictions": [inferences + 1]}
+        assert server.post(PREDICT, {"instances": [0]}).body == {"predictions": [drawn(tmp_path / "model", inferences)]}
         server.process.wait_until(lambda: "ready: m/1" in server.log(), 10)
         assert said in server.log()
         assert unsaid not in server.log()
 
 
 def test_a_model_without_records_is_not_warmed_up_if_flags_say_so(tmp_path: Path) -> None:
-    models.save(counter(), tmp_path / "model")
+    models.save(dice(), tmp_path / "model")
     with serving(tmp_path, "--enable_signature_warmup", "false") as (server, _):
-        assert server.post(PREDICT, {"instances": [0]}).body == {"predictions": [1]}
+        assert server.post(PREDICT, {"instances": [0]}).body == {"predictions": [drawn(tmp_path / "model", 0)]}
 
 
 def test_what_was_compiled_ahead_is_imported_unless_flags_say_otherwise(tmp_path: Path) -> None:
@@ -208,3 +220,88 @@ def test_what_is_compiled_here_is_kept_unless_flags_say_otherwise(tmp_path: Path
             other.process.wait_until(lambda: any((tmp_path / "kept" / "cache").rglob("*.blob")), 20)
         assert server.is_ready()
     assert not any((tmp_path / "not" / "cache").rglob("*.blob"))
+
+
+def test_so_many_servers_and_threads_answer_as_flags_say(tmp_path: Path) -> None:
+    servers = min(2, len(os.sched_getaffinity(0)))
+    wait = ["--enable_batching", "--batch_timeout_micros", "2500000"]
+    threads = ["--rest_workers", "2", "--grpc_max_threads", "1", "--grpc_workers", str(servers)]
+    models.save(witness(), tmp_path / "model")
+    with (
+        serving(tmp_path, *wait, *threads, "--grpc_channel_arguments", "grpc.max_receive_message_length=1000") as (
+            server,
+            channel,
+        ),
+        ThreadPoolExecutor(3) as pool,
+    ):
+        ends = psutil.Process(server.process.pid).net_connections("tcp")
+        assert [end.laddr.port for end in ends if end.status == "LISTEN"].count(server.grpc_port) == servers
+        assert code_of(channel, zeros(1, 1000)) is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+        # These wait for others to run with, each in a thread.
+        waiting: list[Future[Any]] = [pool.submit(answered, channel, zeros(1, 3))]
+        waiting += [pool.submit(server.post, PREDICT, {"instances": [[0, 0]]}) for _ in range(2)]
+        until(lambda: is_kept_waiting(lambda: server.get("/v1/models/m", timeout=0.2)))
+        check = health_pb2_grpc.HealthStub(channel).Check
+        until(lambda: is_kept_waiting(lambda: check(health_pb2.HealthCheckRequest(), timeout=0.2)))
+        assert not any(future.done() for future in waiting)
+        assert server.get("/v2/health/live").status == 200
+        assert [future.result().status for future in waiting[1:]] == [200, 200]
+        assert waiting[0].exception() is None
+        assert server.get("/v1/models/m").status == 200
+
+
+def is_kept_waiting(ask: Callable[[], object]) -> bool:
+    try:
+        ask()
+    except TimeoutError:
+        return True
+    except grpc.RpcError as exc:
+        return exc.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    return False
+
+
+def test_a_model_is_made_as_its_flags_say(tmp_path: Path) -> None:
+    steps = ["--mean", "[1,2,3]", "--scale", "4", "--color_format", "RGB:BGR", "--precision", "uint8:fp32"]
+    form = ["--shape", "(1,2,2,3)", "--layout", "NHWC:NCHW", "--target_device", "CPU", "--nireq", "3"]
+    models.save(image_doubler(), tmp_path / "model")
+    pixels = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
+    with serving(tmp_path, *steps, *form, "--plugin_config", '{"INFERENCE_PRECISION_HINT": "f32"}') as (server, _):
+        (spec,) = inputs_of(server)
+        assert (spec["dtype"], [dim["size"] for dim in spec["tensor_shape"]["dim"]]) == (
+            "DT_UINT8",
+            ["1", "2", "2", "3"],
+        )
+        answer = server.post(PREDICT, {"inputs": pixels.tolist()})
+        # Channels are turned before the mean of each is taken away.
+        want = 2 * (pixels[..., ::-1].astype(np.float32) - np.array([1, 2, 3], np.float32)) / 4
+        assert np.array_equal(answer.body["outputs"], want.transpose(0, 3, 1, 2))
+
+
+def image_doubler() -> Any:
+    """``y = 2x`` for images of one size in NCHW."""
+    return models.doubler(shape=(1, 3, 2, 2))
+
+
+def inputs_of(server: Decant) -> list[Any]:
+    signatures = server.get("/v1/models/m/metadata").body["metadata"]["signature_def"]["signature_def"]
+    return list(signatures["serving_default"]["inputs"].values())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--target_device", "NPU"], "Cannot compile model into target device NPU: "),
+        (["--shape", '{"z": "(1,2)"}'], "Shape from config not found in model: z is given; want one of x"),
+        (["--layout", '{"z": "NC:CN"}'], "Layout from config not found in model: z is given; want one of y, x"),
+        (["--cpu_extension", str(DIGITS / "seven.json")], f"cpu_extension {DIGITS / 'seven.json'}: "),
+        (["--batch_size", "2", "--model_version_policy", '{"specific": {"versions": [7]}}'], "Model with requested"),
+    ],
+)
+def test_what_a_model_cannot_be_made_into_is_told(flags: list[str], message: str, tmp_path: Path) -> None:
+    models.save(models.doubler(), tmp_path / "model")
+    argv = ["--model_name", "m", "--model_path", str(tmp_path / "model"), *flags]
+    with decant_serve(tmp_path, *argv, without_grpc=True, wait=False) as server:
+        server.process.wait_until(lambda: " ERROR handlers.lifecycle: " in server.log(), 30)
+        (line, *_) = [line for line in server.log().splitlines() if " ERROR handlers.lifecycle: " in line]
+    assert message in line

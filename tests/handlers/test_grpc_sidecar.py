@@ -12,10 +12,12 @@ from typing import Any
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from handlers.grpc_sidecar import GrpcServer
+from handlers.ports import hold
 from model_cache.cache import ModelCache
 from model_cache.local import LocalStorage
 from model_cache.repository import ModelRepository, ModelVersion
@@ -23,7 +25,7 @@ from runtime.codecs import schema
 from runtime.servable import Servable
 from runtime.server import ModelServer
 from tests.fakes import PATIENCE, until
-from tests.handlers.grpc_front import PREDICT, SERVING, UNLIMITED, X, listening, outcome, predict, request_of, stub
+from tests.handlers.grpc_front import PREDICT, SERVING, UNLIMITED, X, Y, listening, outcome, predict, request_of, stub
 from tests.runtime import models
 from tests.runtime.servables import NAME, Stage, stage
 from tests.servers.decant import Decant, decant_serve
@@ -198,3 +200,57 @@ def test_a_drain_has_an_end(s: Stage, path: str) -> None:
         assert outcome(in_flight.result) is not grpc.StatusCode.OK
     gate.open()
     assert not Path(path).exists()
+
+
+def test_several_servers_share_a_port_that_nobody_else_gets(s: Stage) -> None:
+    port = free_port()
+    with listening(s.server, port, workers=3) as front, contextlib.ExitStack() as channels:
+        front.set_ready()
+        sockets = [end for end in psutil.Process().net_connections("tcp") if end.laddr.port == port]
+        assert [end.status for end in sockets].count("LISTEN") == 3
+        for _ in range(12):
+            # A connection of its own, which may be any server's.
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            channel = channels.enter_context(grpc.insecure_channel(f"127.0.0.1:{port}", options=options))
+            assert predict(channel) == Y
+            assert health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest()).status == SERVING
+        for workers in (1, 2):
+            other = GrpcServer(s.server, "127.0.0.1", port, max_in_flight=4, workers=workers)
+            with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}"):
+                other.start()
+            other.drain(PATIENCE)
+    with contextlib.closing(hold("127.0.0.1", port)):
+        pass
+
+
+def test_a_socket_is_one_servers_of_several(s: Stage, path: str) -> None:
+    with listening(s.server, socket_path=path, workers=2), grpc.insecure_channel(f"unix:{path}") as channel:
+        assert predict(channel) == Y
+
+
+@pytest.mark.parametrize(("threads", "is_answered"), [(1, False), (2, True)])
+def test_calls_are_answered_in_so_many_threads(s: Stage, path: str, threads: int, is_answered: bool) -> None:
+    gate = s.loader.hold(2)
+    with (
+        listening(s.server, socket_path=path, max_threads=threads),
+        grpc.insecure_channel(f"unix:{path}") as channel,
+    ):
+        waiting = stub(channel).future(request_of(NAME, X), timeout=PATIENCE)
+        gate.wait_until_reached()
+        check, request = health_pb2_grpc.HealthStub(channel).Check, health_pb2.HealthCheckRequest()
+        code = outcome(check, request, timeout=PATIENCE if is_answered else 0.3)
+        assert code is (grpc.StatusCode.OK if is_answered else grpc.StatusCode.DEADLINE_EXCEEDED)
+        gate.open()
+        assert waiting.result().model_spec.version.value == 2
+        assert outcome(check, request, timeout=PATIENCE) is grpc.StatusCode.OK
+
+
+def test_channel_arguments_come_before_ours(s: Stage, path: str) -> None:
+    arguments = {"grpc.max_receive_message_length": 100}
+    with (
+        listening(s.server, socket_path=path, channel_arguments=arguments),
+        grpc.insecure_channel(f"unix:{path}") as channel,
+    ):
+        assert predict(channel) == Y
+        large = request_of(NAME, np.zeros(100, np.float32))
+        assert outcome(stub(channel), large, timeout=PATIENCE) is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -9,7 +9,7 @@ import re
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ import zstandard
 from handlers.http_protocol import Timeouts
 from handlers.http_server import HttpServer
 from tests.fakes import PATIENCE, Gate, until
-from tests.handlers.http_front import MODEL, ONE, PREDICT, ask, ask_raw, listening
+from tests.handlers.http_front import MODEL, ONE, PREDICT, ask, ask_raw, connect, listening
 from tests.runtime.servables import HalfPlusTwo, stage
 
 
@@ -147,6 +147,24 @@ def test_no_more_requests_at_a_time_than_may_be_and_health_is_answered_all_the_s
         Held.gate.open()
         assert first.result(PATIENCE)[0] == 200
         assert ask(server, "GET", MODEL)[0] == 200
+
+
+@pytest.mark.parametrize(("workers", "is_answered"), [(1, False), (2, True)])
+def test_calls_are_answered_in_so_many_threads_and_health_without_one(workers: int, is_answered: bool) -> None:
+    with stage(1, make=Held) as s, listening(s, workers=workers) as server, connect(server) as second:
+        Held.gate = Gate()
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(ask, server, "POST", PREDICT, ONE)
+            Held.gate.wait_until_reached()
+            second.sendall(f"GET {MODEL} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            second.settimeout(PATIENCE if is_answered else 0.3)
+            with nullcontext() if is_answered else pytest.raises(TimeoutError):
+                assert second.recv(65536).startswith(b"HTTP/1.1 200 OK")
+            assert ask(server, "GET", "/v2/health/live")[0] == 200
+            Held.gate.open()
+            assert first.result(PATIENCE)[0] == 200
+        second.settimeout(PATIENCE)
+        assert is_answered or second.recv(65536).startswith(b"HTTP/1.1 200 OK")
 
 
 def test_a_call_whose_client_has_gone_counts_until_it_ends() -> None:

@@ -29,6 +29,7 @@ RPC = {"grpc", "google.protobuf"}
 # Parts of Python's library that take milliseconds, for what a start does not do.
 SLOW = {"argparse", "email", "gettext", "http", "importlib.metadata", "shutil", "tempfile", "urllib.request", "zipfile"}
 DOWNLOADS = {"obstore", "google_crc32c"}
+OBSERVERS = {"runtime.metrics", "runtime.metric_families", "runtime.observing", "prometheus_client"}
 NOT_COUNTED = sys.stdlib_module_names | {"numpy"}
 
 
@@ -65,13 +66,19 @@ def assert_within_budget(imports: list[Import], most: int, *forbidden: set[str])
 
 
 def test_a_server_of_a_local_model_imports_little(tmp_path: Path) -> None:
-    assert_within_budget(served(tmp_path, *MODEL, DIGITS), 90, FRAMEWORKS, STORES, RPC, SLOW, DOWNLOADS)
+    assert_within_budget(served(tmp_path, *MODEL, DIGITS), 91, FRAMEWORKS, STORES, RPC, SLOW, DOWNLOADS, OBSERVERS)
+
+
+def test_with_metrics_a_server_imports_what_counts_and_not_what_writes(tmp_path: Path) -> None:
+    imports = served(tmp_path, *MODEL, DIGITS, "--metrics_enable", "true")
+    assert "runtime.metrics" in {entry.module for entry in imports}
+    assert_within_budget(imports, 95, FRAMEWORKS, STORES, RPC, SLOW, DOWNLOADS, {"prometheus_client"})
 
 
 def test_a_server_of_a_model_in_s3_imports_a_client_and_little_else(s3: SeaweedFS, tmp_path: Path) -> None:
     imports = served(tmp_path, *MODEL, "s3://models/digits", env=s3.reader.env())
     assert "obstore" in {entry.module for entry in imports}
-    assert_within_budget(imports, 100, FRAMEWORKS, STORES, RPC, SLOW)
+    assert_within_budget(imports, 101, FRAMEWORKS, STORES, RPC, SLOW)
 
 
 def test_with_grpc_a_server_imports_that_and_no_web_framework(tmp_path: Path) -> None:
@@ -94,7 +101,7 @@ def test_a_function_imports_no_web_framework_before_its_first_answer(tmp_path: P
     event = json.dumps(function_url("POST", "/v1/models/digits:predict", {}, {}, SEVEN)).encode()
     argv = [sys.executable, "-c", LAMBDA, str(tmp_path / "imports")]
     subprocess.run(argv, input=event, env=env, timeout=60, check=True, capture_output=True)
-    assert_within_budget(imports_of(tmp_path / "imports"), 73, FRAMEWORKS, STORES, RPC, DOWNLOADS)
+    assert_within_budget(imports_of(tmp_path / "imports"), 74, FRAMEWORKS, STORES, RPC, DOWNLOADS)
 
 
 def test_what_is_over_the_budget_is_named_with_who_wants_it(tmp_path: Path) -> None:

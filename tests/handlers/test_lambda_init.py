@@ -19,6 +19,7 @@ from tests.servers.seaweedfs import SeaweedFS
 PREDICT = function_url("POST", "/v1/models/digits:predict", {}, {}, (DIGITS / "seven.json").read_bytes())
 READY = function_url("GET", "/v2/health/ready", {}, {}, b"")
 CACHE = function_url("GET", "/v1/cache", {}, {}, b"")
+RELOAD = function_url("POST", "/v1/config/reload", {}, {}, b"")
 DOCS = function_url("GET", "/docs", {}, {}, b"")
 
 # A handler of a user's own, that tells more.
@@ -76,6 +77,34 @@ def test_of_several_models_none_is_loaded_before_it_is_asked_for(tmp_path: Path)
     env = {"DECANT_MODEL_CONFIG_FILE": two_models(tmp_path), "DECANT_CACHE_DIR": str(tmp_path / "cache")}
     with environment(tmp_path, env) as (api, _):
         assert in_memory(api) == []
+
+
+def test_of_several_models_those_are_loaded_that_are_not_to_be_lazy(tmp_path: Path) -> None:
+    env = {"DECANT_MODEL_CONFIG_FILE": two_models(tmp_path), "DECANT_CACHE_DIR": str(tmp_path / "cache")}
+    with environment(tmp_path / "preload", {**env, "DECANT_PRELOAD": "other"}) as (api, _):
+        assert in_memory(api) == ["other"]
+    with environment(tmp_path / "lazy", {**env, "DECANT_LAZY": "false"}) as (api, _):
+        assert in_memory(api) == ["one", "other"]
+
+
+def test_the_one_model_may_be_lazy(tmp_path: Path) -> None:
+    with environment(tmp_path, local(tmp_path, LAZY="true")) as (api, _):
+        assert in_memory(api) == []
+        assert api.invoke(PREDICT)["statusCode"] == 200
+
+
+def test_a_function_looks_at_its_file_when_a_client_says_so(tmp_path: Path) -> None:
+    file = Path(two_models(tmp_path))
+    env = {"DECANT_MODEL_CONFIG_FILE": str(file), "DECANT_CACHE_DIR": str(tmp_path / "cache")}
+    with environment(tmp_path, env) as (api, _):
+        assert api.invoke(RELOAD)["statusCode"] == 200
+        file.write_text(file.read_text().replace("other", "digits"))
+        answer = api.invoke(RELOAD)
+        assert answer["statusCode"] == 201
+        assert json.loads(response_body(answer)).keys() == {"one", "other", "digits"}
+        # They are lazy there as well.
+        assert in_memory(api) == []
+        assert api.invoke(PREDICT)["statusCode"] == 200
 
 
 def test_provisioned_concurrency_has_everything_loaded_and_warm(tmp_path: Path) -> None:

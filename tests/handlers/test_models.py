@@ -15,6 +15,10 @@ from typing import Any
 import grpc
 import pytest
 
+from handlers.configuration import Configuration
+from handlers.lifecycle import poll_seconds
+from handlers.settings import Settings
+from model_cache.repository import LISTING_TTL
 from runtime.codecs import schema
 from tests.conftest import DIGITS
 from tests.servers.decant import Decant, decant_serve
@@ -52,6 +56,31 @@ def write(path: Path, *entries: str) -> Path:
     new.write_text(f"model_config_list {{\n{chr(10).join(entries)}\n}}\n")
     new.replace(path)
     return path
+
+
+def json_file(path: Path, *models: Mapping[str, Any], **others: Any) -> Path:
+    """OpenVINO Model Server's file."""
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps({"model_config_list": [{"config": model} for model in models], **others}))
+    new.replace(path)
+    return path
+
+
+def in_memory(server: Decant) -> dict[str, list[int]]:
+    """By model, the versions that are loaded."""
+    models = server.get("/v1/cache").body["models"]
+    return {
+        name: sorted(int(found["version"]) for found in model["versions"] if found["where"]["memory"])
+        for name, model in models.items()
+    }
+
+
+def states(server: Decant) -> dict[str, list[tuple[str, str]]]:
+    """What /v1/config says: by model, each version and its state."""
+    return {
+        name: [(each["version"], each["state"]) for each in model["model_version_status"]]
+        for name, model in server.get("/v1/config").body.items()
+    }
 
 
 def digit(server: Decant, model: str) -> tuple[int, Any]:
@@ -213,3 +242,180 @@ def test_a_file_in_a_bucket_that_cannot_be_read_is_exit_code_3(s3: SeaweedFS, tm
         decant_serve(tmp_path, "--model_config_file", file, env=s3.reader.env()),
     ):
         pass
+
+
+def test_openvino_model_servers_file_is_watched_by_itself(tmp_path: Path) -> None:
+    one = {"name": "one", "base_path": str(digits(tmp_path / "one", 1))}
+    file = json_file(tmp_path / "config.json", one)
+    flags = ["--config_path", str(file), "--file_system_poll_wait_seconds", "0.05"]
+    with decant_serve(tmp_path, *flags, without_grpc=True) as server:
+        json_file(file, one, {**one, "name": "two"})
+        server.process.wait_until(lambda: digit(server, "two") == (200, 7), 30)
+        json_file(file, {**one, "name": "two"})
+        server.process.wait_until(lambda: digit(server, "one")[0] == 404, 30)
+        server.process.wait_until(lambda: states(server) == {"two": [("1", "AVAILABLE")], "one": [("1", "END")]}, 30)
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_json", "seconds"),
+    [
+        ({}, False, 0),
+        ({}, True, LISTING_TTL),
+        ({"file_system_poll_wait_seconds": 0.0}, True, 0),
+        ({"file_system_poll_wait_seconds": 3.0}, False, 0),
+        ({"model_config_file_poll_wait_seconds": 7.0}, False, 7),
+        ({"model_config_file_poll_wait_seconds": 7.0, "file_system_poll_wait_seconds": 0.0}, True, 7),
+        ({"model_config_file_poll_wait_seconds": 0.0}, True, 0),
+    ],
+)
+def test_how_often_a_file_is_looked_at_is_as_its_server_has_it_unless_it_is_said(
+    settings: dict[str, Any], is_json: bool, seconds: float
+) -> None:
+    assert poll_seconds(Settings(**settings), Configuration([], is_json=is_json)) == seconds
+
+
+def test_a_client_has_the_file_and_the_versions_looked_at(tmp_path: Path) -> None:
+    """OpenVINO Model Server's config API."""
+    one = {"name": "one", "base_path": str(digits(tmp_path / "one", 1))}
+    file = json_file(tmp_path / "config.json", one)
+    flags = ["--config_path", str(file), "--file_system_poll_wait_seconds", "0"]
+    with decant_serve(tmp_path, *flags, without_grpc=True) as server:
+
+        def reload() -> tuple[int, Any]:
+            reply = server.post("/v1/config/reload", b"")
+            return reply.status, reply.body
+
+        assert reload()[0] == 200
+        digits(tmp_path / "one", 2)
+        broken(tmp_path / "bad")
+        json_file(
+            file,
+            one,
+            {"name": "bad", "base_path": str(tmp_path / "bad")},
+            {"name": "odd", "base_path": str(DIGITS), "shape": "(1,"},
+            {"name": "two", "base_path": str(DIGITS)},
+        )
+        status, body = reload()
+        assert status == 201
+        # What is new has been loaded, and what cannot be says why.
+        assert in_memory(server)["two"] == [1]
+        newest = body["one"]["model_version_status"][0]
+        assert (newest["version"], newest["state"]) == ("2", "AVAILABLE")
+        assert 2 in in_memory(server)["one"]
+        (failed,) = body["bad"]["model_version_status"]
+        assert (failed["state"], failed["status"]["error_code"]) == ("END", "FAILED_PRECONDITION")
+        assert len(failed["status"]["error_message"]) > 20
+        (rejected,) = body["odd"]["model_version_status"]
+        assert (rejected["version"], rejected["state"]) == ("0", "END")
+        assert "shape is" in rejected["status"]["error_message"]
+        assert digit(server, "odd")[0] == 404
+        assert reload()[0] == 200
+
+        file.write_text("{")
+        assert reload()[0] == 412
+        file.unlink()
+        assert reload()[0] == 500
+        assert [digit(server, name) for name in ("one", "two")] == [(200, 7)] * 2
+
+
+def test_of_one_models_flags_a_client_has_the_versions_looked_at(tmp_path: Path) -> None:
+    base = digits(tmp_path / "digits", 1)
+    flags = ["--model_name", "digits", "--model_path", str(base), "--file_system_poll_wait_seconds", "0"]
+    with decant_serve(tmp_path, *flags, without_grpc=True) as server:
+        digits(base, 2)
+        assert server.post("/v1/config/reload", b"").status == 201
+        assert in_memory(server) == {"digits": [1, 2]}
+        (base / "1").rename(tmp_path / "elsewhere")
+        assert server.post("/v1/config/reload", b"").status == 201
+        assert states(server) == {"digits": [("2", "AVAILABLE"), ("1", "END")]}
+        said = "Servable not found for request: Specific(digits, 1) (Model with requested version is retired)"
+        assert digit(server, "digits/versions/1") == (404, said)
+
+
+def test_options_and_versions_change_under_load_and_no_request_fails(tmp_path: Path) -> None:
+    stays = {"name": "stays", "base_path": str(digits(tmp_path / "stays", 1, 2))}
+    file = json_file(tmp_path / "config.json", stays)
+    with (
+        decant_serve(tmp_path, "--config_path", file, "--file_system_poll_wait_seconds", "0") as server,
+        ThreadPoolExecutor(3) as pool,
+    ):
+        done = threading.Event()
+
+        def ask(model: str) -> set[tuple[int, Any]]:
+            answers = set()
+            while not done.is_set():
+                answers.add(digit(server, model))
+            return answers
+
+        askers = [pool.submit(ask, model) for model in ("stays", "stays/versions/1", "stays/versions/2")]
+        for number in range(1, 5):
+            others = [{"name": "other", "base_path": str(DIGITS)}] if number % 2 else []
+            json_file(file, {**stays, "nireq": number}, *others)
+            assert server.post("/v1/config/reload", b"").status == 201
+        digits(tmp_path / "stays", 3)
+        assert server.post("/v1/config/reload", b"").status == 201
+        done.set()
+        assert [asker.result() for asker in askers] == [{(200, 7)}] * 3
+        assert version(server, "stays") == 3
+
+
+def test_every_version_of_a_policy_is_loaded_at_the_start_and_the_one_that_serves_without(tmp_path: Path) -> None:
+    base = str(digits(tmp_path / "digits", 1, 2, 3))
+    file = json_file(
+        tmp_path / "config.json",
+        {"name": "some", "base_path": base, "model_version_policy": {"specific": {"versions": [1, 3]}}},
+        {"name": "one", "base_path": base},
+    )
+    with decant_serve(tmp_path, "--config_path", file, without_grpc=True) as server:
+        assert in_memory(server) == {"some": [1, 3], "one": [3]}
+
+
+def test_lazy_models_are_loaded_by_who_asks_for_them_and_others_at_the_start(tmp_path: Path) -> None:
+    model = {"base_path": str(DIGITS)}
+    file = json_file(
+        tmp_path / "config.json",
+        *({**model, "name": name} for name in ("lazy", "preloaded")),
+        {**model, "name": "eager", "lazy": False},
+    )
+    flags = ["--config_path", str(file), "--lazy", "--preload", "preloaded"]
+    with decant_serve(tmp_path, *flags, without_grpc=True) as server:
+        assert in_memory(server) == {"lazy": [], "preloaded": [1], "eager": [1]}
+        assert states(server)["lazy"] == [("1", "AVAILABLE")]
+        assert digit(server, "lazy") == (200, 7)
+        assert in_memory(server)["lazy"] == [1]
+
+
+def test_one_lazy_model_is_not_looked_for_at_the_start(tmp_path: Path) -> None:
+    flags = ["--model_name", "digits", "--model_path", str(tmp_path / "digits"), "--lazy"]
+    with decant_serve(tmp_path, *flags, without_grpc=True) as server:
+        assert digit(server, "digits")[0] == 503
+        digits(tmp_path / "digits", 1)
+        assert digit(server, "digits") == (200, 7)
+
+
+def test_what_is_wrong_with_some_models_of_a_file_keeps_no_other_from_being_ready(tmp_path: Path) -> None:
+    file = json_file(
+        tmp_path / "config.json",
+        {"name": "good", "base_path": str(DIGITS)},
+        {"name": "nowhere", "base_path": "s3://"},
+        {"name": "odd", "base_path": str(DIGITS), "layout": "7"},
+        pipeline_config_list=[{"name": "p", "inputs": ["x"], "nodes": [], "outputs": []}],
+    )
+    with decant_serve(tmp_path, "--config_path", file, without_grpc=True) as server:
+        assert digit(server, "good") == (200, 7)
+        assert states(server) == {
+            "good": [("1", "AVAILABLE")],
+            **{name: [("0", "END")] for name in ("nowhere", "odd", "p")},
+        }
+        warnings = [line for line in server.log().splitlines() if "WARNING" in line]
+        assert len(warnings) == 3
+        assert all(any(name in line for line in warnings) for name in ("nowhere: model_path", "odd", "pipeline"))
+
+
+def test_a_model_to_preload_that_is_none_is_exit_code_64(tmp_path: Path) -> None:
+    flags = ["--model_name", "digits", "--model_path", str(DIGITS), "--preload", "digit"]
+    with (
+        pytest.raises(ProcessFailed, match=r"64(?s:.*)preload names 'digit', which is no model; want some of digits"),
+        decant_serve(tmp_path, *flags) as server,
+    ):
+        server.wait_ready()

@@ -15,18 +15,28 @@ from typing import Any
 
 import pytest
 
-from handlers.build import open_repository
-from handlers.configuration import ModelConfig, parse
+from handlers.build import open_repositories
+from handlers.configuration import Configuration, ModelConfig, parse
 from handlers.reload import Reload
 from handlers.settings import Settings, SettingsError
 from model_cache.cache import ModelCache
 from model_cache.disk import DiskCache
 from model_cache.errors import LoadFailed, LoadPending, ModelNotFound, StorageUnavailable
+from model_cache.policy import Latest
 from model_cache.repository import ModelVersion
 from runtime.codecs import schema
-from runtime.errors import DeadlineExceeded, InvalidRequest, PreconditionFailed
+from runtime.errors import (
+    ConfigRejected,
+    ConfigUnreadable,
+    DeadlineExceeded,
+    InvalidRequest,
+    Overloaded,
+    PreconditionFailed,
+)
+from runtime.options import DEFAULTS, Stateful
 from runtime.servable import Servable
-from runtime.server import ModelServer
+from runtime.server import ModelServer, State, VersionStatus
+from runtime.status import Code
 from tests.fakes import PATIENCE, Gate, until
 from tests.runtime.servables import VersionLoader, predict
 from tests.servers.fault_proxy import Before, FaultProxy, on
@@ -42,13 +52,16 @@ class Rig:
     def __init__(self, base: Path, models: list[ModelConfig], settings: Settings) -> None:
         self.base = base
         self.loader = VersionLoader()
+        configuration = file(*models)
+        repositories, rejected = open_repositories(configuration, settings)
         self.server = ModelServer(
-            {model.name: open_repository(model, settings) for model in models},
+            repositories,
             ModelCache[ModelVersion, Servable](self.loader, 100),
             DiskCache(base / "cache", 0),
             labels={model.name: model.labels for model in models},
+            rejected=rejected,
         )
-        self.reload = Reload(self.server, settings, models)
+        self.reload = Reload(self.server, settings, configuration)
 
     def served(self) -> list[str]:
         return sorted(self.server.repositories)
@@ -72,6 +85,11 @@ def config(base: Path, name: str, *versions: int, **labels: int) -> ModelConfig:
     return ModelConfig(name, put(base, name, *versions), None, labels)
 
 
+def file(*models: ModelConfig) -> Configuration:
+    """What a file of OpenVINO Model Server's says."""
+    return Configuration(list(models), is_json=True)
+
+
 def message(*models: ModelConfig) -> Any:
     written = schema.ModelServerConfig()
     written.model_config_list.SetInParent()
@@ -79,6 +97,11 @@ def message(*models: ModelConfig) -> Any:
         added = written.model_config_list.config.add(name=model.name, base_path=model.base_path)
         added.version_labels.update(model.labels)
     return written
+
+
+def wide(model: ModelConfig, requests: int = 2) -> ModelConfig:
+    """The model with other options."""
+    return model._replace(options=DEFAULTS._replace(requests=requests))
 
 
 def relabelled(model: ModelConfig, labels: Mapping[str, int]) -> ModelConfig:
@@ -331,6 +354,21 @@ def test_a_reload_under_load_fails_no_request_to_what_stays(tmp_path: Path) -> N
         assert r.loader.loads.count(1) == 1
 
 
+def written(*models: ModelConfig) -> str:
+    """OpenVINO Model Server's file of these models."""
+    entries = [
+        {
+            "name": model.name,
+            "base_path": model.base_path,
+            "version_labels": dict(model.labels),
+            "nireq": model.options.requests,
+            "stateful": model.options.stateful is not None,
+        }
+        for model in models
+    ]
+    return json.dumps({"model_config_list": [{"config": entry} for entry in entries]})
+
+
 class Poll:
     """A file that is looked at every few milliseconds."""
 
@@ -344,17 +382,14 @@ class Poll:
         new.replace(self.path)
 
     def names(self, *models: ModelConfig) -> None:
-        fields = [
-            {"name": model.name, "base_path": model.base_path, "version_labels": dict(model.labels)} for model in models
-        ]
-        self.write(json.dumps({"model_config_list": [{"config": field} for field in fields]}))
+        self.write(written(*models))
 
 
 @contextmanager
 def polled(r: Rig, *models: ModelConfig) -> Iterator[Poll]:
     poll = Poll(r.base / "config.json")
     poll.names(*models)
-    assert parse(str(poll.path), poll.path.read_bytes()) == list(models)
+    assert parse(str(poll.path), poll.path.read_bytes()).models == list(models)
     thread = threading.Thread(target=r.reload.watch, args=(str(poll.path), 0.005, poll.stopped))
     thread.start()
     try:
@@ -397,7 +432,7 @@ def test_a_bad_file_changes_nothing_and_is_one_line_each_time_it_changes(
 ) -> None:
     one, two = config(tmp_path, "one", 1), config(tmp_path, "two", 2)
     with rig(tmp_path, one) as r, polled(r, one) as poll, caplog.at_level(logging.ERROR):
-        for bad, said in (("{", "this is no JSON"), ("nonsense", "Error parsing text-format"), ("{", "no JSON")):
+        for bad, said in (("{", "not valid json"), ("nonsense", "Error parsing text-format"), ("{", "not valid json")):
             caplog.clear()
             poll.write(bad)
             until(lambda: bool(caplog.records))
@@ -473,13 +508,13 @@ def test_of_several_processes_all_take_the_same_for_news(tmp_path: Path) -> None
     """The file said ``one`` where the client has said ``two``: to others that had used something else it is news."""
     one, two, three = (config(tmp_path, name, version) for name, version in (("one", 1), ("two", 2), ("three", 3)))
     with rig(tmp_path, one) as r, polled(r, one) as poll:
-        r.reload(message(two), told=[one])
+        r.reload(message(two), told=file(one))
         _some_polls()
         assert r.served() == ["two"]
         poll.names(three)
         until(lambda: r.served() == ["three"])
-        assert r.reload.told == [three]
-        r.reload(message(two), told=[one])
+        assert r.reload.told == file(three)
+        r.reload(message(two), told=file(one))
         # Also as it has been seen already.
         until(lambda: r.served() == ["three"])
         r.reload(message(two))
@@ -490,7 +525,7 @@ def test_of_several_processes_all_take_the_same_for_news(tmp_path: Path) -> None
 def test_who_begins_with_what_a_client_has_said_does_not_take_the_file_for_news(tmp_path: Path) -> None:
     one, two, three = (config(tmp_path, name, version) for name, version in (("one", 1), ("two", 2), ("three", 3)))
     with rig(tmp_path, two) as r:
-        r.reload = Reload(r.server, Settings(), [two], told=[one])
+        r.reload = Reload(r.server, Settings(), file(two), told=file(one))
         with polled(r, one) as poll:
             _some_polls()
             assert r.served() == ["two"]
@@ -502,7 +537,7 @@ def test_a_storage_that_nothing_can_open_changes_nothing(tmp_path: Path) -> None
     one = config(tmp_path, "one", 1)
     with rig(tmp_path, one) as r:
         with pytest.raises(SettingsError, match="names no bucket"):
-            r.reload.use([one, ModelConfig("two", "s3://")])
+            r.reload.use(Configuration([one, ModelConfig("two", "s3://")]))
         assert r.served() == ["one"]
 
 
@@ -514,3 +549,304 @@ def test_a_bug_does_not_end_the_watch(tmp_path: Path, caplog: pytest.LogCaptureF
         until(lambda: f"cannot use {poll.path}" in caplog.messages)
         poll.names(two)
         until(lambda: r.served() == ["two"])
+
+
+def test_with_a_file_options_change_behind_the_version_that_serves(tmp_path: Path) -> None:
+    one, two = config(tmp_path, "one", 1), config(tmp_path, "two", 2)
+    with rig(tmp_path, one, two) as r, polled(r, one, two) as poll:
+        assert (predict(r.server, name="one"), predict(r.server, name="two")) == ((1, Y), (2, Y))
+        before = r.loader.servables[1]
+        gate = r.loader.hold(1)
+        poll.names(wide(one), two)
+        gate.wait_until_reached()
+        for version in (None, 1):
+            with r.server.lease("one", version) as lease:
+                assert lease.servable is before
+        gate.open()
+        until(lambda: bool(before.is_closed))
+        assert predict(r.server, name="one") == (1, Y)
+        # Of the other one nothing is loaded anew.
+        assert r.loader.loads == [1, 2, 1]
+
+
+def test_options_do_not_make_the_versions_of_labels_be_checked_again(tmp_path: Path) -> None:
+    one = config(tmp_path, "one", 1, stable=1)
+    with rig(tmp_path, one) as r:
+        assert r.labelled("one", "stable") == 1
+        r.loader.broken[1] = LoadFailed("Incorrect weights in bin file!")
+        r.reload.use(file(wide(one)))
+        until(lambda: r.loader.loads == [1, 1])
+        assert (r.labelled("one", "stable"), predict(r.server, name="one")) == (1, (1, Y))
+
+
+def test_a_model_does_not_become_stateful_while_it_is_served(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    one, two = config(tmp_path, "one", 1), config(tmp_path, "two", 2)
+    stateful = one._replace(options=DEFAULTS._replace(stateful=Stateful()))
+    with rig(tmp_path, one) as r, polled(r, one) as poll:
+        assert predict(r.server, name="one") == (1, Y)
+        poll.names(stateful, two)
+        until(lambda: r.served() == ["one", "two"])
+        assert predict(r.server, name="one") == (1, Y)
+        refusal = r.server.statuses()["one"][-1]
+        assert refusal[:3] == (0, State.END, Code.INVALID_ARGUMENT)
+        assert refusal.message.startswith("one: Model type cannot be changed after it is loaded: it is no stateful")
+        _some_polls()
+        assert caplog.messages.count(refusal.message) == 1
+        # Under another name it is another model.
+        poll.names(two, stateful._replace(name="three"))
+        until(lambda: r.served() == ["three", "two"])
+
+
+def test_one_that_is_rejected_goes_on_as_it_was_and_others_change(tmp_path: Path) -> None:
+    one, two, three = (config(tmp_path, name, version) for name, version in (("one", 1), ("two", 2), ("three", 3)))
+    with rig(tmp_path, one, two) as r:
+        assert predict(r.server, name="one") == (1, Y)
+        r.reload.use(Configuration([three], {"one": "its shape is 7", "p": "is a pipeline"}, is_json=True))
+        assert r.served() == ["one", "three"]
+        assert predict(r.server, name="one") == (1, Y)
+        wrong = VersionStatus(0, State.END, Code.INVALID_ARGUMENT, "its shape is 7")
+        statuses = r.server.statuses()
+        assert (statuses["one"][-1], statuses["p"]) == (wrong, [wrong._replace(message="is a pipeline")])
+        # As soon as it is taken away or mended, no more is said.
+        r.reload.use(file(wide(one)))
+        assert [status.version for status in r.server.statuses()["one"]] == [1]
+        r.reload.use(file())
+        assert r.served() == []
+
+
+def test_of_openvino_model_servers_file_a_model_that_is_nowhere_is_rejected_alone(tmp_path: Path) -> None:
+    one, nowhere = config(tmp_path, "one", 1), ModelConfig("nowhere", "s3://")
+    with rig(tmp_path, nowhere) as r:
+        assert r.served() == []
+        r.reload.use(file(one, nowhere))
+        assert r.served() == ["one"]
+        assert "names no bucket" in r.server.statuses()["nowhere"][0].message
+
+
+def test_what_a_message_cannot_say_stays_as_it_is(tmp_path: Path) -> None:
+    one, two = wide(config(tmp_path, "one", 1)), config(tmp_path, "two", 2)
+    with rig(tmp_path, one) as r:
+        assert predict(r.server, name="one") == (1, Y)
+        r.reload(message(one, two))
+        assert predict(r.server, name="one") == (1, Y)
+        assert r.loader.loads == [1, 2]
+        # Elsewhere it is another model.
+        r.reload(message(ModelConfig("one", put(tmp_path, "elsewhere", 3))))
+        assert r.loader.loads == [1, 2, 3]
+
+
+@contextmanager
+def of_a_file(base: Path, *models: ModelConfig, **options: Any) -> Iterator[tuple[Rig, Poll]]:
+    """A server of a file that nobody watches."""
+    poll = Poll(base / "config.json")
+    poll.names(*models)
+    settings = {"model_config_file": str(poll.path), "file_system_poll_wait_seconds": 0.001, **options}
+    with rig(base, *models, **settings) as r:
+        yield r, poll
+
+
+def test_a_refresh_does_what_the_file_says_and_waits_for_what_is_loaded_then(tmp_path: Path) -> None:
+    one, two = config(tmp_path, "one", 1), config(tmp_path, "two", 2)
+    with of_a_file(tmp_path, one) as (r, poll), ThreadPoolExecutor(1) as pool:
+        assert predict(r.server, name="one") == (1, Y)
+        # Nothing has changed but how it is written.
+        poll.write(written(one) + "\n")
+        assert r.reload.refresh() is False
+        poll.names(one, two)
+        gate = r.loader.hold(2)
+        refreshed = pool.submit(r.reload.refresh)
+        gate.wait_until_reached()
+        assert not refreshed.done()
+        gate.open()
+        assert refreshed.result(PATIENCE) is True
+        assert r.loader.loads == [1, 2]
+        assert r.reload.refresh() is False
+        assert r.loader.loads == [1, 2]
+
+
+def test_a_refresh_loads_every_version_that_a_policy_names(tmp_path: Path) -> None:
+    one = config(tmp_path, "one", 1, 2, 3)._replace(policy=Latest(2))
+    with rig(tmp_path, one) as r:
+        r.reload.refresh()
+        assert sorted(r.loader.loads) == [2, 3]
+
+
+def test_a_refresh_finds_versions_that_have_come_and_gone_without_a_file_too(tmp_path: Path) -> None:
+    one = config(tmp_path, "one", 1)
+    with rig(tmp_path, one) as r:
+        assert predict(r.server, name="one") == (1, Y)
+        put(tmp_path, "one", 2)
+        assert r.reload.refresh() is True
+        assert predict(r.server, name="one") == (2, Y)
+        (tmp_path / "one" / "2").rename(tmp_path / "elsewhere")
+        assert r.reload.refresh() is True
+        assert predict(r.server, name="one") == (1, Y)
+        ended = VersionStatus(2, State.END, Code.OK, "")
+        assert r.server.statuses() == {"one": [ended, VersionStatus(1, State.AVAILABLE, Code.OK, "")]}
+
+
+def test_a_refresh_waits_for_what_has_just_appeared_to_settle(tmp_path: Path) -> None:
+    one = config(tmp_path, "one", 1)
+    with rig(tmp_path, one, file_system_poll_wait_seconds=0.05) as r:
+        assert predict(r.server, name="one") == (1, Y)
+        put(tmp_path, "one", 2)
+        os.utime(tmp_path / "one" / "2" / "model.xml")
+        assert r.reload.refresh() is True
+        assert predict(r.server, name="one") == (2, Y)
+
+
+def test_a_refresh_tries_again_what_has_failed_and_says_so_once_it_is_mended(tmp_path: Path) -> None:
+    one, two = config(tmp_path, "one", 1), config(tmp_path, "two", 2)
+    with of_a_file(tmp_path, one, two) as (r, _):
+        r.loader.broken[1] = LoadFailed("Incorrect weights in bin file!")
+        r.reload.refresh()
+        assert predict(r.server, name="two") == (2, Y)
+        (failed,) = r.server.statuses()["one"]
+        assert failed == VersionStatus(1, State.END, Code.FAILED_PRECONDITION, "Incorrect weights in bin file!")
+        assert r.reload.refresh() is False
+        assert r.loader.loads.count(1) == 2
+        r.loader.broken.clear()
+        assert r.reload.refresh() is True
+        assert r.server.statuses()["one"] == [VersionStatus(1, State.AVAILABLE, Code.OK, "")]
+
+
+def test_nobody_waits_for_a_refresh_longer_than_for_a_load(tmp_path: Path) -> None:
+    one = config(tmp_path, "one", 1)
+    with of_a_file(tmp_path, one, load_timeout=0.1) as (r, _):
+        gate = r.loader.hold(1)
+        r.reload.refresh()
+        assert r.server.statuses()["one"] == [VersionStatus(1, State.LOADING, Code.OK, "")]
+        gate.open()
+        until(lambda: predict(r.server, name="one") == (1, Y))
+        until(lambda: not any(thread.name.startswith(("loads", "start")) for thread in threading.enumerate()))
+
+
+def test_refreshes_happen_one_after_the_other(tmp_path: Path) -> None:
+    one = config(tmp_path, "one", 1)
+    with of_a_file(tmp_path, one) as (r, _), ThreadPoolExecutor(4) as pool:
+        gate = r.loader.hold(1)
+        refreshes = [pool.submit(r.reload.refresh) for _ in range(4)]
+        gate.wait_until_reached()
+        _some_polls()
+        assert len([thread for thread in threading.enumerate() if thread.name == "loads"]) == 1
+        gate.open()
+        for refresh in refreshes:
+            refresh.result(PATIENCE)
+
+
+def test_who_would_wait_too_long_for_another_refresh_is_told_so(tmp_path: Path) -> None:
+    one = config(tmp_path, "one", 1, stable=1)
+    with of_a_file(tmp_path, one, load_timeout=0.3) as (r, poll), ThreadPoolExecutor(4) as pool:
+        gate = r.loader.hold(1)
+        # Each takes as long as one that waits has patience.
+        poll.names(relabelled(one, {"old": 1}))
+        outcomes = [pool.submit(r.reload.refresh) for _ in range(4)]
+        errors = [outcome.exception(PATIENCE) for outcome in outcomes]
+        gate.open()
+        assert {type(error) for error in errors} == {LoadPending, Overloaded}
+        until(lambda: predict(r.server, name="one") == (1, Y))
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "said"),
+    [
+        ("{", ConfigRejected, r"^Reloading config file failed\..* .*config.json: 1:2: The file is not valid json"),
+        ('{"model_config_list": 7}', ConfigRejected, "model_config_list"),
+        ("model_config_list { config { name: 'm' base_path: 'm' } }", ConfigRejected, "base_path is 'm'; want"),
+        ("model_config_list { config { name: 'm' base_path: 's3://' } }", ConfigRejected, "names no bucket"),
+        (None, ConfigUnreadable, r"^Config file not found or cannot open\. cannot read .*config.json: No such file"),
+    ],
+)
+def test_a_refresh_of_a_file_that_makes_no_sense_changes_nothing(
+    content: str | None, error: type[Exception], said: str, tmp_path: Path
+) -> None:
+    one = config(tmp_path, "one", 1)
+    with of_a_file(tmp_path, one) as (r, poll):
+        assert predict(r.server, name="one") == (1, Y)
+        if content is None:
+            poll.path.unlink()
+        else:
+            poll.write(content)
+        with pytest.raises(error, match=said):
+            r.reload.refresh()
+        assert predict(r.server, name="one") == (1, Y)
+        poll.names(one)
+        assert r.reload.refresh() is False
+
+
+def test_a_refresh_with_a_label_for_what_cannot_be_loaded_changes_nothing(tmp_path: Path) -> None:
+    one, two = config(tmp_path, "one", 1, stable=1), config(tmp_path, "two", 2)
+    with of_a_file(tmp_path, one) as (r, poll):
+        poll.names(relabelled(one, {"stable": 9}), two)
+        with pytest.raises(PreconditionFailed, match=UNAVAILABLE.format(9, "one")):
+            r.reload.refresh()
+        assert r.served() == ["one"]
+
+
+def test_a_refresh_goes_by_the_file_whatever_a_client_has_had_replaced(tmp_path: Path) -> None:
+    one, two = config(tmp_path, "one", 1), config(tmp_path, "two", 2)
+    with of_a_file(tmp_path, one) as (r, _):
+        r.reload(message(two))
+        assert r.reload.refresh() is True
+        assert r.served() == ["one"]
+    # Without a file there is nothing that it could go back to.
+    with rig(tmp_path / "flags", one) as r:
+        r.reload(message(two))
+        r.reload.refresh()
+        assert r.served() == ["two"]
+
+
+def test_a_refresh_goes_on_with_what_is_known_if_a_storage_is_away(tmp_path: Path) -> None:
+    one, two = config(tmp_path, "one", 1), config(tmp_path, "two", 2)
+    with of_a_file(tmp_path, one, two) as (r, _):
+        assert predict(r.server, name="one") == (1, Y)
+        (tmp_path / "one").rename(tmp_path / "away")
+        (tmp_path / "two").rename(tmp_path / "away, too")
+        assert r.reload.refresh() is False
+        assert predict(r.server, name="one") == (1, Y)
+        (unlisted,) = r.server.statuses()["two"]
+        assert unlisted[:3] == (0, State.END, Code.UNAVAILABLE)
+
+
+def test_a_refresh_loads_nothing_that_is_lazy_but_what_is_to_be_preloaded(tmp_path: Path) -> None:
+    models = [config(tmp_path, f"m{number}", number) for number in range(1, 5)]
+    models[3] = models[3]._replace(is_lazy=False)
+    with rig(tmp_path, *models, lazy=True, preload=("m2",)) as r:
+        r.reload.refresh()
+        assert sorted(r.loader.loads) == [2, 4]
+
+
+def test_a_bug_in_a_load_does_not_keep_a_refresh_from_its_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    one = config(tmp_path, "one", 1)
+    with of_a_file(tmp_path, one) as (r, _):
+        r.loader.broken[1] = ZeroDivisionError("a bug")
+        r.reload.refresh()
+        assert "loading the models failed" in caplog.messages
+
+
+def test_refreshes_and_changes_under_load_fail_no_request(tmp_path: Path) -> None:
+    """The model itself changes its options and versions; others come and go; all from several threads."""
+    stays = config(tmp_path, "stays", 1, 2, stable=1)
+    others = [config(tmp_path, f"m{number}", number) for number in range(3, 6)]
+    with of_a_file(tmp_path, stays) as (r, poll), ThreadPoolExecutor(5) as pool:
+        assert (predict(r.server, name="stays"), predict(r.server, 1, "stays")) == ((2, Y), (1, Y))
+        done = threading.Event()
+
+        def ask() -> int:
+            count = 0
+            while not done.is_set():
+                assert predict(r.server, name="stays") in ((2, Y), (9, Y))
+                assert predict(r.server, 1, "stays") == (1, Y)
+                assert r.labelled("stays", "stable") == 1
+                count += 1
+            return count
+
+        askers = [pool.submit(ask) for _ in range(4)]
+        for number in range(12):
+            if number == 6:
+                put(tmp_path, "stays", 9)
+            poll.names(wide(stays, 1 + number // 2), *others[: number % 4])
+            list(pool.map(lambda _: r.reload.refresh(), range(2)) if number % 2 else [r.reload.refresh()])
+        assert predict(r.server, name="stays") == (9, Y)
+        done.set()
+        assert all(asker.result(PATIENCE) for asker in askers)

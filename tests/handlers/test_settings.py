@@ -1,16 +1,27 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, fields
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from hypothesis import given as given_examples
 from hypothesis.strategies import lists, sampled_from
 
-from handlers.settings import Settings, SettingsError, add_options, is_on_cloud_run, read_flags, read_settings
+from handlers.settings import (
+    Settings,
+    SettingsError,
+    add_options,
+    is_on_cloud_run,
+    is_serverless,
+    read_flags,
+    read_settings,
+    without_effect,
+)
 from model_cache.policy import Latest
 
 PARSER = argparse.ArgumentParser(allow_abbrev=False, exit_on_error=False)
@@ -82,7 +93,7 @@ def test_the_promised_defaults() -> None:
         "model_path": "",
         "version_labels": None,
         "model_config_file": "",
-        "model_config_file_poll_wait_seconds": 0.0,
+        "model_config_file_poll_wait_seconds": None,
         "allow_version_labels_for_unavailable_models": False,
         "model_version_policy": None,
         "file_system_poll_wait_seconds": 10.0,
@@ -117,9 +128,35 @@ def test_the_promised_defaults() -> None:
         "workers": 1,
         "plugin_config": None,
         "nireq": 0,
+        "shape": "",
+        "batch_size": "",
+        "layout": "",
+        "target_device": "",
+        "allow_cache": False,
+        "mean": "",
+        "scale": "",
+        "color_format": "",
+        "precision": "",
+        "stateful": False,
+        "idle_sequence_cleanup": True,
+        "low_latency_transformation": False,
+        "max_sequence_number": "",
+        "sequence_cleaner_poll_wait_minutes": 5.0,
+        "cpu_extension": "",
+        "lazy": None,
+        "preload": (),
+        "metrics_enable": False,
+        "metrics_list": (),
+        "grpc_workers": 1,
+        "grpc_max_threads": 0,
+        "grpc_channel_arguments": None,
+        "rest_workers": 0,
+        "custom_node_resources_cleaner_interval_seconds": 1.0,
         "compiled_cache": True,
         "keep_compiled": True,
         "log_level": "INFO",
+        "log_format": "auto",
+        "log_path": "",
         "disk_budget": 0,
         "memory_budget": 0,
         "max_body_size": 64 * 1024 * 1024,
@@ -174,6 +211,24 @@ VALUES = {
         {"NUM_STREAMS": "2", "ENABLE_CPU_PINNING": "NO", "PERFORMANCE_HINT": "LATENCY"},
     ),
     "nireq": ("4", 4),
+    "allow_cache": ("true", True),
+    "stateful": ("true", True),
+    "idle_sequence_cleanup": ("false", False),
+    "low_latency_transformation": ("true", True),
+    "sequence_cleaner_poll_wait_minutes": ("0", 0.0),
+    "lazy": ("false", False),
+    "preload": ("a, b", ("a", "b")),
+    "metrics_enable": ("true", True),
+    "metrics_list": ("ovms_streams,ovms_requests_fail", ("ovms_streams", "ovms_requests_fail")),
+    "grpc_workers": ("2", 2),
+    "grpc_max_threads": ("16", 16),
+    "grpc_channel_arguments": (
+        "grpc.max_connection_age_ms=2000,grpc.primary_user_agent=a=b",
+        {"grpc.max_connection_age_ms": 2000, "grpc.primary_user_agent": "a=b"},
+    ),
+    "rest_workers": ("24", 24),
+    "custom_node_resources_cleaner_interval_seconds": ("60", 60.0),
+    "log_format": ("JSON", "json"),
 }
 
 
@@ -221,6 +276,12 @@ def test_the_s3_endpoint_has_the_names_of_the_sdk_and_of_ovms(
         (["--port", "x"], "--port is 'x'; want a port number, or 0 for none"),
         (["--port", "65536"], "--port is '65536'; want a port number"),
         (["--rest_port", "-1"], "--rest_port is '-1'; want a port number"),
+        (["--grpc_channel_arguments", "grpc.max_connection_age_ms"], "want name=value,name=value"),
+        (["--grpc_channel_arguments", "=1"], "want name=value,name=value"),
+        (["--grpc_channel_arguments", "a="], "want name=value,name=value"),
+        (["--grpc_channel_arguments", "a=99999999999"], "want name=value,name=value"),
+        (["--log_format", "xml"], "--log_format is 'xml'; want one of auto, text, json"),
+        (["--enable_serialization_as_tensor_content", "maybe"], "want true or false"),
         (["--log_level", "loud"], "--log_level is 'loud'; want one of DEBUG, INFO, WARNING, ERROR"),
         (["--max_body_size", "-1"], "--max_body_size is '-1'; want a number of bytes"),
         (["--max_body_size", "G"], "--max_body_size is 'G'; want a number of bytes"),
@@ -349,6 +410,15 @@ def test_no_error_quotes_the_password_of_an_endpoint(given: str) -> None:
             "model_config_file and version_labels are both given; want what the second says in the file",
         ),
         (["--config_path", "f", "--model_version_policy", "all {}"], "model_config_file and model_version_policy are"),
+        (["--config_path", "f", "--shape", "auto"], "Model parameters in CLI are exclusive with the config file: "),
+        (["--config_path", "f", "--stateful"], "model_config_file and stateful are both given"),
+        (["--config_path", "f", "--model_name", "m"], "Use either config_path or model_path with model_name: "),
+        ([], "Use config_path or model_path with model_name: "),
+        (
+            ["--model_path", "x", "--max_sequence_number", "7"],
+            "Setting low_latency_transformation, max_sequence_number and idle_sequence_cleanup require setting "
+            "stateful flag for the model: max_sequence_number is given without stateful",
+        ),
         (
             ["--model_path", "x", "--model_config_file_poll_wait_seconds", "5"],
             "model_config_file_poll_wait_seconds is given without model_config_file",
@@ -415,3 +485,132 @@ def test_batching_may_be_set_by_flags_or_by_a_file() -> None:
     parse().require_batching()
     parse("--enable_batching", "--max_batch_size", "8", "--allowed_batch_sizes", "4,8").require_batching()
     parse("--enable_batching", "--batching_parameters_file", "f").require_batching()
+
+
+def test_the_one_models_parameters_have_their_names_in_config_json_and_are_there_if_given() -> None:
+    assert parse("--model_path", "x", "--model_name", "m", "--batch_size", "").model_fields() == {}
+    given = [
+        *("--shape", "auto", "--layout", "NHWC:NCHW", "--nireq", "2", "--stateful", "--idle_sequence_cleanup", "false"),
+        *("--plugin_config", '{"NUM_STREAMS": 2}', "--max_sequence_number", "0"),
+    ]
+    settings = parse("--model_path", "x", *given)
+    settings.require_models()
+    assert settings.model_fields() == {
+        "shape": "auto",
+        "layout": "NHWC:NCHW",
+        "nireq": 2,
+        "stateful": True,
+        "idle_sequence_cleanup": False,
+        "plugin_config": {"NUM_STREAMS": "2"},
+        "max_sequence_number": "0",
+    }
+
+
+def test_properties_may_have_the_names_they_had_once() -> None:
+    text = '{"CPU_THROUGHPUT_STREAMS": "2", "CPU_THREADS_NUM": 4}'
+    assert parse("--plugin_config", text).plugin_config == {"NUM_STREAMS": "2", "INFERENCE_NUM_THREADS": "4"}
+
+
+def test_what_holds_for_all_models_may_stand_beside_a_file() -> None:
+    parse("--config_path", "f", "--plugin_config", '{"NUM_STREAMS": 2}', "--nireq", "2").require_models()
+
+
+CPUS = len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--grpc_workers", "0"], f"grpc_workers count should be from 1 to CPU core count : {CPUS}; it is 0"),
+        (["--grpc_workers", str(CPUS + 1)], f"from 1 to CPU core count : {CPUS}; it is {CPUS + 1}"),
+        (["--rest_workers", "1"], "rest_workers count should be from 2 to 10000; it is 1"),
+        (["--rest_workers", "10001"], "rest_workers count should be from 2 to 10000; it is 10001"),
+        (["--rest_workers", "2", "--rest_port", "0"], "rest_workers is set but rest_port is not set. rest_port is"),
+        (["--metrics_enable", "--rest_port", "0"], "rest_port setting is missing, metrics are enabled on rest port"),
+        (["--metrics_list", "ovms_streams"], "metrics_enable setting is missing, required when metrics_list is"),
+        (
+            ["--cpu_extension", "/nowhere.so"],
+            "File path provided as an --cpu_extension parameter does not exists in the filesystem: /nowhere.so",
+        ),
+    ],
+)
+def test_what_a_server_cannot_have_is_said_as_ovms_says_it(flags: list[str], message: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse(*flags).require_ports()
+    assert message in str(caught.value)
+
+
+def test_as_many_workers_as_may_be_may_be(tmp_path: Path) -> None:
+    (tmp_path / "extension.so").touch()
+    most = ["--grpc_workers", str(CPUS), "--rest_workers", "10000", "--cpu_extension", str(tmp_path / "extension.so")]
+    parse(*most, "--metrics_enable", "--metrics_list", "ovms_streams").require_ports()
+
+
+@pytest.mark.parametrize(("servers", "want"), [("1", 1), (str(CPUS), CPUS), ("1000", CPUS)])
+def test_ovmss_variable_for_grpc_workers_wins_over_the_flag_as_far_as_there_are_cpus(
+    servers: str, want: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRPC_SERVERS", servers)
+    settings = parse("--grpc_workers", "5000")
+    settings.require_ports()
+    assert settings.grpc_workers == want
+
+
+def test_a_bad_number_of_grpc_servers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRPC_SERVERS", "many")
+    with pytest.raises(SettingsError, match=r"^GRPC_SERVERS is 'many'; want a whole number above 0"):
+        parse()
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "name", "want"),
+    [
+        ("LOG_LEVEL", "ERROR", "log_level", "ERROR"),
+        ("AWS_LAMBDA_LOG_LEVEL", "WARN", "log_level", "WARNING"),
+        ("AWS_LAMBDA_LOG_LEVEL", "FATAL", "log_level", "ERROR"),
+        ("LOG_PATH", "/var/log/ovms.log", "log_path", "/var/log/ovms.log"),
+        ("FILE_SYSTEM_POLL_WAIT_SECONDS", "0", "file_system_poll_wait_seconds", 0.0),
+        ("CPU_EXTENSION", "/opt/lib.so", "cpu_extension", "/opt/lib.so"),
+        (
+            *("SERIALIZATION_FUNCTION", "_prepare_output_with_make_tensor_proto"),
+            *("enable_serialization_as_tensor_content", True),
+        ),
+        (
+            *("SERIALIZATION_FUNCTION", "_prepare_output_as_AppendArrayToTensorProto"),
+            *("enable_serialization_as_tensor_content", False),
+        ),
+    ],
+)
+def test_variables_of_the_python_server_and_of_lambda_are_read(
+    variable: str, text: str, name: str, want: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, text)
+    assert getattr(read_settings({}, {"enable_serialization_as_tensor_content": not want}), name) == want
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        *("PLUGIN_DIR", "REST_REQUESTS_QUEUE_SIZE", "ENGINE_REQUESTS_QUEUE_SIZE", "ENGINE_REQUESTS_QUEUE_TIMEOUT"),
+        "S3_SIGNATURE",
+    ],
+)
+def test_what_has_no_effect_is_told(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(without_effect(parse())) == []
+    monkeypatch.setenv(variable, "1")
+    (line,) = without_effect(parse())
+    assert line.startswith(f"{variable} has no effect: ")
+
+
+def test_custom_nodes_that_there_are_not_need_no_cleaning() -> None:
+    (line,) = without_effect(parse("--custom_node_resources_cleaner_interval_seconds", "30"))
+    assert line.startswith("custom_node_resources_cleaner_interval_seconds has no effect")
+
+
+@pytest.mark.parametrize("variable", ["AWS_LAMBDA_FUNCTION_NAME", "K_SERVICE", "CONTAINER_APP_NAME"])
+def test_serverless_platforms_are_known_by_the_variables_they_set(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not is_serverless()
+    monkeypatch.setenv(variable, "digits")
+    assert is_serverless()

@@ -254,14 +254,14 @@ def test_models_are_replaced_in_all_workers_or_in_none(tmp_path: Path) -> None:
 
         assert reload(server, seven=DIGITS) == (0, "")
         assert statuses(server, "/v1/models/seven") == {200}
-        assert statuses(server, "/v1/models/digits") == {404}
+        assert statuses(server, "/v1/models/digits/metadata") == {404}
 
         # Whoever comes later has what the others have.
         victim = workers(server)[0]
         victim.kill()
         until(lambda: victim not in workers(server) and len(workers(server)) == WORKERS)
         until(lambda: all(listens(worker, server.rest_port) for worker in workers(server)))
-        assert statuses(server, "/v1/models/digits") == {404}
+        assert statuses(server, "/v1/models/digits/metadata") == {404}
         assert statuses(server, "/v1/models/seven") == {200}
         assert server.terminate() == 0
 
@@ -283,7 +283,7 @@ def test_a_worker_that_dies_as_it_asks_for_other_models_takes_nobody_along(tmp_p
         until(lambda: len([each for each in workers(server) if listens(each, server.rest_port)]) == WORKERS)
         assert other in workers(server)
         assert statuses(server, "/v1/models/digits") == {200}
-        assert statuses(server, "/v1/models/seven") == {404}
+        assert statuses(server, "/v1/models/seven/metadata") == {404}
         assert server.terminate() == 0
 
 
@@ -311,7 +311,7 @@ logging.setLogRecordFactory(record)
         until(lambda: len([each for each in workers(server) if listens(each, server.rest_port)]) == WORKERS)
         assert len(before & set(workers(server))) == WORKERS - 1
         assert statuses(server, "/v1/models/seven") == {200}
-        assert statuses(server, "/v1/models/digits") == {404}
+        assert statuses(server, "/v1/models/digits/metadata") == {404}
         assert server.terminate() == 0
 
 
@@ -333,10 +333,10 @@ def test_a_worker_that_comes_later_takes_no_more_for_news_than_the_others(tmp_pa
         # Some looks at the file.
         time.sleep(0.5)
         assert statuses(server, "/v1/models/seven") == {200}
-        assert statuses(server, "/v1/models/digits") == {404}
+        assert statuses(server, "/v1/models/digits/metadata") == {404}
         write("eight")
         until(lambda: statuses(server, "/v1/models/eight") == {200})
-        assert statuses(server, "/v1/models/seven") == {404}
+        assert statuses(server, "/v1/models/seven/metadata") == {404}
         assert server.terminate() == 0
 
 

@@ -53,6 +53,21 @@ def test_outside_lambda_everything_goes_to_decant(programs: Path, arguments: lis
     assert run(programs, arguments) == (7, ["decant", *arguments], "")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (
+            ["/ie-serving-py/start_server.sh", "ie_serving", "model", "--port", "9000"],
+            ["ie_serving", "model", "--port", "9000"],
+        ),
+        (["/ovms/bin/ovms", "--port", "9000"], ["ovms", "--port", "9000"]),
+        (["/ovms/bin/ovms"], ["ovms"]),
+    ],
+)
+def test_commands_of_other_images_are_understood(programs: Path, arguments: list[str], command: list[str]) -> None:
+    assert run(programs, arguments) == (7, ["decant", *command], "")
+
+
 def test_an_empty_variable_is_not_lambda(programs: Path) -> None:
     assert run(programs, ["serve"], AWS_LAMBDA_RUNTIME_API="") == (7, ["decant", "serve"], "")
 

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from infra.healthcheck import complaint, setting
+from handlers import ovms
+from infra.healthcheck import complaint, default_ports, setting
 from tests.servers import ROOT
 from tests.servers.processes import free_port
 
@@ -68,6 +69,21 @@ def dying() -> Iterator[int]:
 )
 def test_flags_are_read_as_the_server_reads_them(arguments: list[str], found: str) -> None:
     assert setting("rest_port", ["/opt/decant/bin/python", "decant", *arguments, ""], {}) == found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ports"),
+    [
+        (["/opt/decant/bin/python", "/opt/decant/bin/decant", "serve"], (8501, 8500)),
+        (["/opt/decant/bin/python", "/opt/decant/bin/decant", "ovms", "--model_name", "m"], (0, ovms.DEFAULTS["port"])),
+        (["/opt/decant/bin/python", "/ovms/bin/ovms", "--model_name", "m"], (0, ovms.DEFAULTS["port"])),
+        (["/opt/decant/bin/python", "/opt/decant/bin/ie_serving", "model"], (0, 9000)),
+        (["/opt/decant/bin/python", "/opt/decant/bin/decant", "--model_name", "ovms"], (8501, 8500)),
+        ([], (8501, 8500)),
+    ],
+)
+def test_each_command_has_its_own_ports(arguments: list[str], ports: tuple[int, int]) -> None:
+    assert default_ports(arguments) == ports
 
 
 def test_a_flag_wins_over_the_environment() -> None:

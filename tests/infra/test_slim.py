@@ -122,5 +122,7 @@ def test_the_command_and_the_version_are_those_of_the_source_tree(tmp_path: Path
         [laid / "bin" / "decant", "--version"], env=environ, capture_output=True, text=True, check=False, cwd=tmp_path
     )
     assert (done.returncode, done.stderr) == (0, "")
-    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert done.stdout.splitlines()[0] == f"Decant {declared}"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert done.stdout.splitlines()[0] == f"Decant {project['version']}"
+    assert {path.name for path in (laid / "bin").iterdir()} == project["scripts"].keys()
+    assert (tmp_path / "ovms" / "bin" / "ovms").readlink() == prefix / "bin" / "ovms"

@@ -43,9 +43,14 @@ def make_cache(clock: Clock) -> Iterator[MakeCache]:
     """Make caches which, closed after the test, must have closed all they loaded and have broken no promise."""
     made: list[tuple[FakeLoader, Cache]] = []
 
-    def make(sizes: Mapping[str, int], budget: int = 100, room_timeout: float = 0) -> tuple[FakeLoader, Cache]:
+    def make(
+        sizes: Mapping[str, int],
+        budget: int = 100,
+        room_timeout: float = 0,
+        is_kept: Callable[[Thing], bool] = lambda thing: False,
+    ) -> tuple[FakeLoader, Cache]:
         loader = FakeLoader(sizes, budget)
-        made.append((loader, ModelCache(loader, budget, room_timeout=room_timeout, clock=clock)))
+        made.append((loader, ModelCache(loader, budget, room_timeout=room_timeout, is_kept=is_kept, clock=clock)))
         return made[-1]
 
     yield make
@@ -343,6 +348,54 @@ def test_a_leased_one_is_passed_over_for_an_idle_one_leased_later(make_cache: Ma
         use(cache, "b")
         use(cache, "c")
         assert repr(cache) == "<ModelCache 80/100 [a loaded 1, c loaded 0]>"
+
+
+def test_what_is_kept_is_passed_over_though_nobody_leases_it(make_cache: MakeCache) -> None:
+    kept = {"a"}
+    loader, cache = make_cache({"a": 50, "b": 50, "c": 50, "d": 100}, is_kept=lambda thing: thing.key in kept)
+    for key in "abc":
+        use(cache, key)
+    assert loader.events == ["load a", "load b", "close b", "load c"]
+    with pytest.raises(CacheFull):
+        use(cache, "d")
+    assert cache.is_loaded("c")
+    kept.clear()
+    use(cache, "d")
+    assert not cache.is_loaded("a")
+
+
+def test_who_waits_for_room_gets_that_of_what_is_kept_no_more(make_cache: MakeCache, pool: ThreadPoolExecutor) -> None:
+    kept = {"a"}
+    _, cache = make_cache({"a": 100, "b": 100}, room_timeout=PATIENCE, is_kept=lambda thing: thing.key in kept)
+    use(cache, "a")
+    waiting = pool.submit(use, cache, "b")
+    until(lambda: "1 waiting" in repr(cache))
+    use(cache, "a")
+    assert not waiting.done()
+    with cache.lease("a"):
+        kept.clear()
+    assert waiting.result(PATIENCE / 2).key == "b"
+
+
+def test_what_is_kept_is_no_room_for_who_waits_first(make_cache: MakeCache, pool: ThreadPoolExecutor) -> None:
+    sizes = {"kept": 50, "leased": 50, "large": 60, "small": 50}
+    _, cache = make_cache(sizes, room_timeout=PATIENCE, is_kept=lambda thing: thing.key == "kept")
+    use(cache, "kept")
+    with cache.lease("leased"):
+        large = pool.submit(use, cache, "large")
+        until(lambda: "1 waiting" in repr(cache))
+        small = pool.submit(use, cache, "small")
+        until(lambda: "2 waiting" in repr(cache))
+    assert small.result(PATIENCE / 2).key == "small"
+    cache.retire("kept")
+    assert large.result(PATIENCE / 2).key == "large"
+
+
+def test_what_is_kept_retires_all_the_same(make_cache: MakeCache) -> None:
+    loader, cache = make_cache({"a": 50}, is_kept=lambda thing: True)
+    use(cache, "a")
+    cache.retire("a")
+    assert loader.events == ["load a", "close a"]
 
 
 def test_no_more_is_evicted_than_has_to_be(make_cache: MakeCache) -> None:

@@ -17,7 +17,14 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from model_cache.errors import LoadPending, ModelNotFound, StorageUnavailable
 from model_cache.policy import Latest, Specific, VersionPolicy
-from model_cache.repository import REFRESH_TIMEOUT, SETTLE, ModelRepository, ModelVersion, ServableId
+from model_cache.repository import (
+    MAX_RETIRED,
+    REFRESH_TIMEOUT,
+    SETTLE,
+    ModelRepository,
+    ModelVersion,
+    ServableId,
+)
 from model_cache.storage import Blob
 from tests.fakes import PATIENCE, Clock, Gate, MemoryStorage, no_more_threads
 
@@ -1148,3 +1155,111 @@ class RepositoryMachine(RuleBasedStateMachine):
 
 RepositoryMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None, database=None)
 TestRepository = RepositoryMachine.TestCase
+
+
+def test_what_was_offered_and_is_no_more_is_retired_until_it_is_offered_again(clock: Clock) -> None:
+    storage = MemoryStorage({"1/m": b"", "2/m": b"", "3/m": b""})
+    models = ModelRepository("m", storage, policy=Latest(2), ttl=TTL, clock=clock)
+    assert not models.retired
+    models.versions()
+    # Version 1 never was.
+    assert not models.retired
+    storage.blobs["4/m"] = b""
+    look_again(models, clock)
+    look_again(models, clock)
+    assert (list(models.versions()), [*models.retired]) == ([3, 4], [2])
+    # By other terms, too.
+    terms = models.with_terms(Latest(1))
+    assert (list(terms.versions()), [*terms.retired]) == ([4], [2, 3])
+    assert not models.with_terms(Latest(3)).retired
+    models.expire(models.find(4))
+    assert [*models.retired] == [4]
+    look_again(models, clock)
+    look_again(models, clock)
+    assert (list(models.versions()), [*models.retired]) == ([3, 4], [2])
+
+
+def test_so_many_retired_versions_are_remembered(clock: Clock) -> None:
+    storage = MemoryStorage({f"{number}/m": b"" for number in range(MAX_RETIRED + 7)})
+    models = repository(storage, clock)
+    models.versions()
+    storage.blobs.clear()
+    look_again(models, clock)
+    assert models.retired == tuple(range(7, MAX_RETIRED + 7))
+
+
+@pytest.mark.parametrize(
+    ("policy", "failed", "stand_ins"),
+    [
+        (None, {3}, []),
+        (Latest(1), set(), []),
+        (Latest(1), {3}, [2]),
+        (Latest(1), {2, 3}, [1]),
+        (Latest(2), {2, 3}, [1]),
+        (Latest(2), {1}, []),
+        (Specific(frozenset({1, 3})), {3}, []),
+    ],
+)
+def test_the_policy_says_what_stands_in_for_what_has_failed(
+    policy: VersionPolicy | None, failed: set[int], stand_ins: list[int]
+) -> None:
+    models = ModelRepository("m", MemoryStorage({"1/m": b"", "2/m": b"", "3/m": b""}), policy=policy)
+    assert models.stand_ins(lambda version: True) == {}
+    models.versions()
+    found = models.stand_ins(lambda version: version.id.version in failed)
+    assert list(found) == stand_ins
+    assert all(str(version) == f"m/{number}" for number, version in found.items())
+
+
+def soon() -> float:
+    return time.monotonic() + PATIENCE
+
+
+def test_relisting_finds_what_is_there_at_once_by_its_age(clock: Clock) -> None:
+    storage = DatedStorage({"1/m": b""})
+    models = ModelRepository("m", storage, ttl=math.inf, clock=clock)
+    models.versions()
+    storage.blobs["2/m"] = b""
+    del storage.blobs["1/m"]
+    models.relist(soon())
+    assert (list(models.versions()), models.retired) == ([2], (1,))
+
+
+def test_relisting_waits_until_what_has_just_appeared_has_settled_if_it_does() -> None:
+    storage = DatedStorage({"1/m": b""})
+    models = ModelRepository("m", storage, ttl=0.02)
+    models.versions()
+    storage.blobs["2/m"] = b""
+    storage.modified["2/m"] = time.time()
+    models.relist(soon())
+    assert list(models.versions()) == [1, 2]
+    storage.blobs["3/m"] = b""
+    storage.modified["3/m"] = time.time()
+
+    def grow() -> None:
+        storage.blobs["3/m"] += b"more"
+
+    storage.before_list = grow
+    models.relist(soon())
+    assert (list(models.versions()), models.unsettled()) == ([1, 2], (3,))
+
+
+def test_relisting_does_not_wait_beyond_its_deadline_for_what_has_to_settle(clock: Clock) -> None:
+    storage = DatedStorage({"1/m": b""})
+    models = repository(storage, clock)
+    models.versions()
+    storage.blobs["2/m"] = b""
+    storage.modified["2/m"] = clock.now
+    models.relist(time.monotonic() + SETTLE / 2)
+    assert (list(models.versions()), models.unsettled()) == ([1], (2,))
+
+
+def test_relisting_a_storage_that_is_away_keeps_what_is_known_and_fails_if_nothing_is(clock: Clock) -> None:
+    storage = MemoryStorage({"1/m": b""})
+    models = repository(storage, clock)
+    models.versions()
+    storage.before_list = unavailable
+    models.relist(soon())
+    assert list(models.versions()) == [1]
+    with pytest.raises(StorageUnavailable):
+        repository(storage, clock).relist(soon())

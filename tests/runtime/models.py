@@ -6,7 +6,8 @@ wants exactly would come out approximately.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from model_cache.repository import ModelRepository, ModelVersion
 from runtime.engine import OpenVinoLoader
 from runtime.openvino_core import openvino
 from runtime.openvino_servable import OpenVinoServable
+from runtime.options import DEFAULTS, ModelOptions
 from runtime.signature import Dtype
 from tests.fakes import MemoryStorage
 
@@ -128,6 +130,47 @@ def slow(steps: int = 300) -> Any:
     return _model([x], y=y)
 
 
+def accumulator(shape: Any = (1, 2), element_type: str = "f32") -> Any:
+    """``y = x + the state``, which is the state of the next inference; the first is zeros."""
+    x = _input("x", element_type, shape)
+    dtype = DTYPES[element_type]
+    zeros = ops.constant(np.zeros([max(size, 1) for size in shape], dtype))
+    y = ops.add(x, ops.read_value(zeros, "sum", dtype, list(shape)))
+    return _model([x], [ops.assign(y, "sum")], y=y)
+
+
+def slow_accumulator(steps: int = 100) -> Any:
+    """As `accumulator`, of the means of x's rows of 512, after a way as long as that of `slow`."""
+    x = _input("x", "f32", (DYNAMIC, 512))
+    weights = ops.constant(np.full((512, 512), 1 / 512, np.float32))
+    y = x
+    for _ in range(steps):
+        y = ops.relu(ops.matmul(y, weights, False, False))
+    before = ops.read_value(ops.constant(np.zeros((1, 512), np.float32)), "sum", np.float32, [1, 512])
+    y = ops.add(before, ops.reduce_mean(y, np.array([0]), True))
+    return _model([x], [ops.assign(y, "sum")], y=y)
+
+
+def collector() -> Any:
+    """``y = all x so far``: a state that grows."""
+    x = _input("x", "f32", (1, DYNAMIC))
+    so_far = ops.read_value(ops.constant(np.zeros((1, 0), np.float32)), "so_far", np.float32, [1, DYNAMIC])
+    y = ops.concat([so_far, x], 1)
+    return _model([x], [ops.assign(y, "so_far")], y=y)
+
+
+def looper() -> Any:
+    """``y = x``, by a loop of one step that adds what it had before, of which OpenVINO's LowLatency2 makes a state."""
+    x = _input("x", "f32", (1, 1, 2))
+    part, before = (ops.parameter([1, 1, 2], np.float32) for _ in range(2))
+    result = ops.result(ops.add(part, before))
+    loop = ops.tensor_iterator()
+    loop.set_body(ov.Model([result], [part, before], "body"))
+    loop.set_sliced_input(part, x.output(0), 0, 1, 1, -1, 1)
+    loop.set_merged_input(before, ops.constant(np.zeros((1, 1, 2), np.float32)).output(0), result.output(0))
+    return _model([x], y=ops.relu(loop.get_concatenated_slices(result.output(0), 0, 1, 1, -1, 1)))
+
+
 def nameless() -> Any:
     """A model whose tensors have no names; only its nodes do."""
     x = ops.parameter([DYNAMIC, 2], openvino().Type.f32, name="data")
@@ -142,6 +185,15 @@ def save(model: Any, base: Path, version: int = 1) -> Path:
     return directory
 
 
+def extension(directory: Path) -> str:
+    """Make a library of operations with none in it, as OpenVINO loads them; return its path."""
+    source, library = directory / "extension.c", directory / "extension.so"
+    # OpenVINO gives it a list to add to.
+    source.write_text("void create_extensions(void *extensions) { (void)extensions; }\n")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    return str(library)
+
+
 def files_at(base: Path) -> DiskCache:
     return DiskCache(base / "cache", 1 << 30)
 
@@ -151,24 +203,41 @@ def loader(files: DiskCache, **config: str) -> OpenVinoLoader:
 
 
 def load(base: Path, version: int = 1) -> OpenVinoServable:
-    return loader(files_at(base)).load(version_at(base, version))
+    return load_by(loader(files_at(base)), version_at(base, version))
 
 
-def version_at(base: Path, version: int = 1) -> ModelVersion:
-    return ModelRepository("model", LocalStorage(base)).find(version)
+def load_by(by: OpenVinoLoader, version: ModelVersion) -> OpenVinoServable:
+    """Load a version that OpenVINO compiles once for all shapes."""
+    servable = by.load(version)
+    assert isinstance(servable, OpenVinoServable)
+    return servable
 
 
-def version_in_bucket(base: Path, version: int = 1) -> ModelVersion:
+def version_at(base: Path, version: int = 1, options: ModelOptions = DEFAULTS) -> ModelVersion:
+    return ModelRepository("model", LocalStorage(base), options=options).find(version)
+
+
+def version_in_bucket(base: Path, version: int = 1, options: ModelOptions = DEFAULTS) -> ModelVersion:
     """The same, stored where it has to be fetched from."""
     files = [path for path in (base / str(version)).rglob("*") if path.is_file()]
     blobs = {path.relative_to(base).as_posix(): path.read_bytes() for path in files}
-    return ModelRepository("model", MemoryStorage(blobs)).find(version)
+    return ModelRepository("model", MemoryStorage(blobs), options=options).find(version)
 
 
 @contextmanager
 def loaded(base: Path, **config: str) -> Iterator[OpenVinoServable]:
     """Version 1 of what is saved below ``base``, loaded for the length of a with block."""
-    servable = loader(files_at(base), **config).load(version_at(base))
+    servable = load_by(loader(files_at(base), **config), version_at(base))
+    try:
+        yield servable
+    finally:
+        servable.close()
+
+
+@contextmanager
+def configured(base: Path, options: ModelOptions, **config: str) -> Iterator[Any]:
+    """Version 1 of what is saved below ``base``, loaded as the options say."""
+    servable = loader(files_at(base), **config).load(version_at(base, options=options))
     try:
         yield servable
     finally:
@@ -189,7 +258,7 @@ def _input(name: str, element_type: str, shape: Any) -> Any:
     return node
 
 
-def _model(inputs: list[Any], **outputs: Any) -> Any:
+def _model(inputs: list[Any], sinks: Sequence[Any] = (), **outputs: Any) -> Any:
     for name, node in outputs.items():
         node.output(0).get_tensor().set_names({name})
-    return openvino().Model(list(outputs.values()), inputs, "model")
+    return openvino().Model([ops.result(node) for node in outputs.values()], list(sinks), inputs, "model")

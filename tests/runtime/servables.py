@@ -16,6 +16,7 @@ from model_cache.policy import VersionPolicy
 from model_cache.repository import LISTING_TTL, ModelRepository, ModelVersion
 from model_cache.timeline import timeline
 from runtime.errors import InvalidRequest, SignatureNotFound
+from runtime.metrics import MeteredLoader, Metrics
 from runtime.servable import LoadPhases, Servable, Tensors
 from runtime.server import ModelServer
 from runtime.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
@@ -32,6 +33,7 @@ class HalfPlusTwo:
     phases = LoadPhases(None, 0.25, 0.5)
     concurrency = 1
     is_quick = False
+    is_kept = False
 
     def __init__(self, version: int) -> None:
         self._version = version
@@ -110,6 +112,7 @@ class Stage:
         budget: int = 100,
         room_timeout: float = 0.05,
         disk: DiskCache | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self.storage = MemoryStorage({f"{version}/model.xml": b"" for version in versions})
         self.loader = VersionLoader(make)
@@ -117,13 +120,17 @@ class Stage:
         self.repository = ModelRepository(name, self.storage, policy=policy, clock=self.clock)
         # Every servable takes one byte of the budget.
         self.cache = ModelCache[ModelVersion, Servable](
-            self.loader, budget, room_timeout=room_timeout, clock=self.clock
+            self.loader if metrics is None else MeteredLoader(self.loader, metrics),
+            budget,
+            room_timeout=room_timeout,
+            clock=self.clock,
         )
         self.server = ModelServer(
             {name: self.repository},
             self.cache,
             disk or DiskCache(Path("/nowhere"), 0),
             load_timeout=load_timeout,
+            metrics=metrics,
             clock=self.clock,
         )
 

@@ -43,6 +43,7 @@ class Doubler:
     size = 7
     phases = LoadPhases(None, 0.25, 0.5)
     is_quick = False
+    is_kept = False
 
     def __init__(self, concurrency: int = 1, shape: tuple[int, ...] = (-1, -1)) -> None:
         self.concurrency = concurrency

@@ -34,10 +34,12 @@ from runtime.compiled import (
     beginning_of,
     read,
 )
-from runtime.compiler import compile_to_export, exported
+from runtime.compiler import Recipe, compile_to_export, exported
 from runtime.engine import OpenVinoLoader
 from runtime.openvino_core import core, openvino
 from runtime.openvino_servable import OpenVinoServable
+from runtime.options import AUTO, ImageSteps, Layout, ModelOptions, Stateful
+from runtime.options import DEFAULTS as DEFAULT_OPTIONS
 from runtime.servable import Tensors
 from tests.fakes import PATIENCE, until
 from tests.runtime import models
@@ -59,13 +61,15 @@ class Home:
         self.cache = directory / "cache"
         self.budget = 1 << 30
         self.beginning: str | None = ""
+        self.options = DEFAULT_OPTIONS
         self._is_in_place = is_in_place
         if model is not None:
             models.save(model, self.base)
 
     @property
     def version(self) -> ModelVersion:
-        return models.version_at(self.base) if self._is_in_place else models.version_in_bucket(self.base)
+        version = models.version_at if self._is_in_place else models.version_in_bucket
+        return version(self.base, options=self.options)
 
     @property
     def bin(self) -> Path:
@@ -76,18 +80,30 @@ class Home:
         return sorted(self.cache.rglob("*.blob"))
 
     def loader(
-        self, quiet: float = 0.0, *, uses: bool = True, keeps: bool = True, config: Config | None = None
+        self,
+        quiet: float = 0.0,
+        *,
+        uses: bool = True,
+        keeps: bool = True,
+        config: Config | None = None,
+        extension: str = "",
     ) -> OpenVinoLoader:
         """As a new process has one, a minute after whatever was done to the files."""
         files = DiskCache(self.cache, self.budget, compiled=self.beginning)
         config = {**models.F32, **(config or {})}
         return OpenVinoLoader(
-            files, config, uses_compiled=uses, keeps_compiled=keeps, quiet=quiet, clock=lambda: time.time() + 60
+            files,
+            config,
+            uses_compiled=uses,
+            keeps_compiled=keeps,
+            extension=extension,
+            quiet=quiet,
+            clock=lambda: time.time() + 60,
         )
 
     @contextmanager
     def loaded(self, config: Config | None = None) -> Iterator[OpenVinoServable]:
-        servable = self.loader(config=config).load(self.version)
+        servable = models.load_by(self.loader(config=config), self.version)
         try:
             yield servable
         finally:
@@ -141,6 +157,16 @@ def folding() -> Any:
     return openvino().Model([ops.result(y)], [x], "folding")
 
 
+def adding() -> Any:
+    """``y = a + b + a weight``."""
+    a, b = (ops.parameter(openvino().PartialShape([-1]), np.float32, name=name) for name in "ab")
+    for node, name in ((a, "a"), (b, "b")):
+        node.output(0).get_tensor().set_names({name})
+    y = ops.add(ops.add(a, b), ops.constant(np.array([3], np.float32)))
+    y.output(0).get_tensor().set_names({"y"})
+    return openvino().Model([ops.result(y)], [a, b], "adding")
+
+
 def counter() -> Any:
     """``y = the sum of all x so far``, kept in a state."""
     x = ops.parameter([1, 2], openvino().Type.f32, name="x")
@@ -168,6 +194,15 @@ MODELS: Mapping[str, Callable[[], Any]] = {
 }
 
 
+def in_a_row(servable: OpenVinoServable, inputs: Tensors, count: int) -> list[Tensors]:
+    """Return the answers to the same, each from the state after the one before."""
+    answers, state = [], None
+    for _ in range(count):
+        outputs, state = servable.advance("serving_default", inputs, state)
+        answers.append(outputs)
+    return answers
+
+
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
 @pytest.mark.parametrize("name", MODELS)
 def test_what_is_imported_has_the_signature_and_the_answers_of_what_was_compiled(
@@ -179,7 +214,7 @@ def test_what_is_imported_has_the_signature_and_the_answers_of_what_was_compiled
     for _ in range(2):
         with home.loaded({"INFERENCE_PRECISION_HINT": precision}) as servable:
             given = reshaped if "values" in name else inputs_of(servable)
-            answers = [servable.predict("serving_default", given) for _ in range(3)]
+            answers = in_a_row(servable, given, 3)
             assert servable.chore is None or servable.chore.wait(PATIENCE)
             found.append((servable.phases.is_imported, servable.signatures, answers))
     (is_imported, signatures, before), (is_imported_again, signatures_again, after) = found
@@ -196,7 +231,7 @@ def test_weights_are_not_in_the_file(tmp_path: Path) -> None:
 
 def test_nothing_is_kept_before_the_first_answer_nor_while_the_model_is_not_left_alone(tmp_path: Path) -> None:
     home = Home(tmp_path, models.weighty())
-    servable = home.loader(quiet=3600).load(home.version)
+    servable = models.load_by(home.loader(quiet=3600), home.version)
     assert servable.chore is not None
     assert not servable.chore.wait(0)
     servable.predict("serving_default", inputs_of(servable))
@@ -211,7 +246,7 @@ def test_what_is_switched_off_is_neither_made_nor_used(tmp_path: Path) -> None:
     home = Home(tmp_path, models.weighty())
     home.make()
     before = {path: path.read_bytes() for path in home.cache.rglob("*") if path.is_file()}
-    servable = home.loader(uses=False).load(home.version)
+    servable = models.load_by(home.loader(uses=False), home.version)
     servable.predict("serving_default", inputs_of(servable))
     servable.close()
     assert not servable.phases.is_imported
@@ -225,7 +260,7 @@ def test_who_keeps_nothing_uses_what_others_have_made_all_the_same(is_in_place: 
     for is_there in (False, True):
         if is_there:
             published(home)
-        servable = home.loader(keeps=False).load(home.version)
+        servable = models.load_by(home.loader(keeps=False), home.version)
         servable.predict("serving_default", inputs_of(servable))
         assert servable.chore is None
         servable.close()
@@ -411,6 +446,108 @@ THREADS: Mapping[str, tuple[Config, Config]] = {
 }
 
 
+def picture() -> Any:
+    """``y = folding`` of NCHW images of any size, with as many channels as there are ways to get it wrong."""
+    x = ops.parameter(openvino().PartialShape([1, 3, -1, -1]), openvino().Type.f32, name="x")
+    x.output(0).get_tensor().set_names({"x"})
+    weights = np.arange(27, dtype=np.float32).reshape(1, 3, 3, 3)
+    y = ops.convolution(x, weights, [1, 1], [0, 0], [0, 0], [1, 1])
+    y.output(0).get_tensor().set_names({"y"})
+    return openvino().Model([ops.result(y)], [x], "picture")
+
+
+def of_size(*sizes: int) -> tuple[tuple[int, int], ...]:
+    return tuple((size, size) if size >= 0 else (0, -1) for size in sizes)
+
+
+NHWC = (("x", Layout("NHWC", "NCHW")),)
+OPTIONS: Mapping[str, ModelOptions] = {
+    "none": DEFAULT_OPTIONS,
+    "shape": ModelOptions(shape=(("x", of_size(1, 3, 5, 5)),)),
+    "other shape": ModelOptions(shape=(("x", of_size(1, 3, 6, 5)),)),
+    "range": ModelOptions(shape=(("x", ((1, 1), (3, 3), (3, 9), (3, 9))),)),
+    "batch size": ModelOptions(batch_size=(2, 2)),
+    "layout": ModelOptions(layout=NHWC),
+    "one layout": ModelOptions(layout=(("x", Layout("NHWC")),)),
+    "layout and shape": ModelOptions(layout=NHWC, shape=(("x", of_size(1, 5, 5, 3)),)),
+    "mean": ModelOptions(layout=NHWC, steps=(("x", ImageSteps(mean=(1.0,))),)),
+    "other mean": ModelOptions(layout=NHWC, steps=(("x", ImageSteps(mean=(2.0,))),)),
+    "scale": ModelOptions(layout=NHWC, steps=(("x", ImageSteps(scale=(2.0,))),)),
+    "colours": ModelOptions(layout=NHWC, steps=(("x", ImageSteps(color_format=("RGB", "BGR"))),)),
+    "precision": ModelOptions(steps=(("x", ImageSteps(precision=("u8", "f32"))),)),
+    "low latency": ModelOptions(stateful=Stateful(has_low_latency=True)),
+    "auto, allowed": ModelOptions(shape=(("x", AUTO),), allows_cache=True),
+    "properties": ModelOptions(properties=(("EXECUTION_MODE_HINT", "ACCURACY"),)),
+}
+
+
+def test_no_options_use_what_was_compiled_with_others_and_all_answer_as_if_nothing_was(tmp_path: Path) -> None:
+    home = Home(tmp_path, picture())
+    for i, options in enumerate(OPTIONS.values(), 1):
+        home.options = options
+        assert not home.run()[0], options
+        assert len(home.kept) == i
+    for options in OPTIONS.values():
+        fresh = Home(tmp_path / "fresh")
+        fresh.base, fresh.options = home.base, home.options = home.base, options
+        with fresh.loaded() as servable:
+            want, signature = servable.predict("serving_default", inputs_of(servable)), servable.signatures
+        with home.loaded() as servable:
+            assert servable.phases.is_imported, options
+            assert servable.signatures == signature
+            assert are_equal(servable.predict("serving_default", inputs_of(servable)), want)
+        shutil.rmtree(fresh.cache)
+
+
+@pytest.mark.parametrize("is_in_place", [False, True], ids=["fetched", "in place"])
+def test_what_was_published_under_one_name_of_an_input_is_not_used_under_another(
+    is_in_place: bool, tmp_path: Path
+) -> None:
+    """A shape is that of an input by its name, and which has which name is in a file of its own."""
+    home = Home(tmp_path, adding(), is_in_place=is_in_place)
+    home.options = ModelOptions(shape=(("first", of_size(1)), ("second", of_size(2))))
+    mapping = home.base / "1" / "mapping_config.json"
+    names = {"a": "first", "b": "second"}, {"a": "second", "b": "first"}
+    mapping.write_text(json.dumps({"inputs": names[0]}))
+    published(home)
+    for each, is_imported in zip(names, (True, False), strict=True):
+        mapping.write_text(json.dumps({"inputs": each}))
+        with home.loaded() as servable:
+            wanted = {name: spec.shape for name, spec in servable.signatures["serving_default"].inputs.items()}
+            assert (servable.phases.is_imported, wanted) == (is_imported, {"first": (1,), "second": (2,)})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ModelOptions(shape=(("x", AUTO),)),
+        ModelOptions(batch_size=AUTO),
+        ModelOptions(device="AUTO:CPU"),
+        ModelOptions(device="HETERO:CPU"),
+        ModelOptions(properties=(("CACHE_DIR", ""),)),
+    ],
+)
+def test_with_options_that_make_it_unsafe_nothing_is_kept_or_used(options: ModelOptions, tmp_path: Path) -> None:
+    home = Home(tmp_path, picture())
+    kept = home.make()
+    home.options = options
+    for _ in range(2):
+        assert not home.run()[0]
+    assert home.kept == [kept]
+
+
+def test_with_a_library_of_operations_nothing_is_kept_or_used(tmp_path: Path) -> None:
+    home = Home(tmp_path, picture())
+    kept = home.make()
+    library = models.extension(tmp_path)
+    for _ in range(2):
+        servable = models.load_by(home.loader(extension=library), home.version)
+        assert not servable.phases.is_imported
+        assert servable.chore is None
+        servable.close()
+    assert home.kept == [kept]
+
+
 @pytest.mark.parametrize("threads", THREADS)
 def test_what_was_compiled_with_some_threads_is_imported_with_others(threads: str, tmp_path: Path) -> None:
     home = Home(tmp_path, models.weighty(512))
@@ -495,7 +632,7 @@ def test_of_files_that_have_only_just_changed_nothing_is_kept_as_they_may_change
     loader = OpenVinoLoader(
         DiskCache(home.cache, home.budget), models.F32, uses_compiled=True, keeps_compiled=True, quiet=0.0
     )
-    servable = loader.load(home.version)
+    servable = models.load_by(loader, home.version)
     servable.predict("serving_default", inputs_of(servable))
     assert servable.chore is not None
     with caplog.at_level(logging.DEBUG, "runtime"):
@@ -524,7 +661,7 @@ def compiling(home: Home, meanwhile: Callable[[], None]) -> CompiledModel:
     with DiskCache(home.cache, home.budget).lease(home.version) as files:
         known = CompiledFiles(home.version, files, xml, DEFAULTS, openvino().get_version())
         origin = known.origin()
-        model = compile_to_export(xml, DEFAULTS)
+        model = compile_to_export(xml, Recipe())
         meanwhile()
         return exported(known, model, 0.0, origin)
 

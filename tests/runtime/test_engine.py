@@ -348,7 +348,8 @@ DAMAGES: dict[Damage, str] = {
     garbage_xml: "model.xml",
     truncated_xml: "Error parsing",
     empty_xml: "model.xml",
-    no_xml: "want one .xml with its .bin, or one .onnx; found ['model.bin']",
+    no_xml: "want one .xml with its .bin, .onnx, .pdmodel or .json with its .pdiparams, saved_model.pb, frozen .pb or "
+    ".tflite; found model.bin",
     unknown_operation: "Divine",
     garbage_onnx: "model.onnx",
     removed_after_it_was_listed: "gone",
@@ -438,7 +439,7 @@ def test_a_servable_says_what_its_load_has_spent_its_time_on(tmp_path: Path) -> 
     loader = models.loader(models.files_at(tmp_path))
     phases = []
     for _ in range(2):
-        servable = loader.load(version)
+        servable = models.load_by(loader, version)
         phases.append(servable.phases)
         servable.close()
     first, second = phases
@@ -456,7 +457,7 @@ def test_the_first_estimate_is_no_less_than_what_the_servable_says(tmp_path: Pat
     version = models.version_at(tmp_path)
     loader = models.loader(models.files_at(tmp_path))
     estimate = loader.estimate(version)
-    servable = loader.load(version)
+    servable = models.load_by(loader, version)
     servable.close()
     assert estimate >= servable.size >= (directory / "model.bin").stat().st_size
 
@@ -469,7 +470,7 @@ def test_a_servables_size_is_its_files_and_what_the_process_has_grown_by(
     version = models.version_at(tmp_path)
     loader = models.loader(models.files_at(tmp_path))
     before = own_memory()
-    servable = loader.load(version)
+    servable = models.load_by(loader, version)
     grown = own_memory() - before
     # The weights, laid out anew.
     assert grown == pytest.approx(16 * MIB, abs=4 * MIB)
@@ -485,7 +486,7 @@ def test_the_estimate_of_what_has_been_measured_is_that(tmp_path: Path) -> None:
     version = models.version_at(tmp_path)
     loader = models.loader(models.files_at(tmp_path))
     bound = loader.estimate(version)
-    servable = loader.load(version)
+    servable = models.load_by(loader, version)
     servable.close()
     assert loader.estimate(version) == servable.size < bound
     with loader._meter.change():
@@ -499,7 +500,7 @@ def test_a_load_beside_another_is_as_large_as_was_estimated(tmp_path: Path) -> N
     version = models.version_at(tmp_path)
     loader = models.loader(models.files_at(tmp_path))
     with loader._meter.change():
-        servable = loader.load(version)
+        servable = models.load_by(loader, version)
     servable.close()
     assert servable.size == loader.estimate(version)
 
@@ -602,7 +603,7 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenVinoServable]
     base = tmp_path_factory.mktemp("slow")
     models.save(models.slow(), base)
     loader = OpenVinoLoader(models.files_at(base), {**models.F32, "NUM_STREAMS": "1"}, pool_timeout=0.1)
-    servable = loader.load(models.version_at(base))
+    servable = models.load_by(loader, models.version_at(base))
     yield servable
     servable.close()
 
@@ -662,7 +663,7 @@ def test_time_may_be_over_while_others_have_the_infer_requests(slow: OpenVinoSer
 def test_closing_does_not_wait_for_what_still_runs_and_its_files_do(tmp_path: Path) -> None:
     models.save(models.slow(), tmp_path)
     files = models.files_at(tmp_path)
-    servable = models.loader(files, NUM_STREAMS="1").load(models.version_in_bucket(tmp_path))
+    servable = models.load_by(models.loader(files, NUM_STREAMS="1"), models.version_in_bucket(tmp_path))
     began = time.monotonic()
     run_out_of_time(servable)
     servable.close()

@@ -25,6 +25,7 @@ class Scripted:
     phases = LoadPhases(None, 0, 0)
     concurrency = 1
     is_quick = False
+    is_kept = False
 
     def __init__(self, inputs: dict[str, Any], outputs: dict[str, Any], answer: Tensors | None = None) -> None:
         self.signatures = {DEFAULT_SIGNATURE: Signature(_specs(inputs), _specs(outputs))}

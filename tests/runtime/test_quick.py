@@ -91,7 +91,7 @@ class Held(np.ndarray[Any, Any]):
 def test_a_model_that_has_a_request_is_not_quick_even_if_another_infer_request_is_free(tmp_path: Path) -> None:
     models.save(models.slow(steps=1), tmp_path)
     loader = OpenVinoLoader(models.files_at(tmp_path), {"NUM_STREAMS": "1"}, 2)
-    servable = loader.load(models.version_at(tmp_path))
+    servable = models.load_by(loader, models.version_at(tmp_path))
     with closing(servable), ThreadPoolExecutor(1) as pool:
         become_quick(servable)
         Held.gate = Gate()

@@ -308,6 +308,10 @@ def test_what_a_url_asks_for_is_answered(method: str, path: str, target: Target)
         assert (reply.status, reply.headers["content-type"], reply.content[:4]) == (200, "image/svg+xml", b"<svg")
     elif target.verb == "cache":
         assert reply.body["models"].keys() == {name}
+    elif target.verb == "config":
+        assert reply.body.keys() == {name}
+    elif target.verb == "reload":
+        assert (reply.status, reply.error) == (501, "this server has no configuration that could be reloaded")
     else:
         assert (reply.status, reply.error[:16]) == (400, "JSON Parse error")
 

@@ -28,9 +28,9 @@ from model_cache.errors import (
     StorageUnavailable,
 )
 from model_cache.policy import All, Latest, Specific, VersionPolicy
-from model_cache.repository import LISTING_TTL, ModelRepository, ServableId
+from model_cache.repository import LISTING_TTL, MAX_RETIRED, ModelRepository, ServableId
 from runtime.errors import DeadlineExceeded, InvalidRequest
-from runtime.server import RETRY, RETRY_IN_PLACE, ModelServer, State, VersionStatus
+from runtime.server import MAX_REMOVED, RETRY, RETRY_IN_PLACE, ModelServer, State, VersionStatus
 from runtime.status import Code
 from tests.fakes import PATIENCE, Gate, MemoryStorage, no_more_threads, until
 from tests.runtime.servables import NAME, HalfPlusTwo, Stage, predict, stage
@@ -41,6 +41,10 @@ BROKEN = LoadFailed("Incorrect weights in bin file!")
 
 def available(version: int) -> VersionStatus:
     return VersionStatus(version, State.AVAILABLE, Code.OK, "")
+
+
+def ended(version: int) -> VersionStatus:
+    return VersionStatus(version, State.END, Code.OK, "")
 
 
 def test_the_states_have_tensorflow_servings_numbers() -> None:
@@ -308,7 +312,7 @@ def test_a_version_that_is_not_offered_any_more_leaves_once_its_successor_is_loa
         # By itself; nobody has to ask.
         if policy == Latest(1):
             until(lambda: bool(s.loader.servables[1].is_closed))
-            assert s.server.status(NAME) == [available(2)]
+            assert s.server.status(NAME) == [available(2), ended(1)]
         until(lambda: predict(s.server) == (2, Y))
         if policy == All():
             assert predict(s.server, 1) == (1, Y)
@@ -325,7 +329,7 @@ def test_a_version_that_retires_serves_those_who_have_it_to_the_end() -> None:
             assert s.server.status(NAME, 1) == [unloading]
             assert not s.loader.servables[1].is_closed
         until(lambda: bool(s.loader.servables[1].is_closed))
-        assert s.server.status(NAME) == [available(2)]
+        assert s.server.status(NAME) == [available(2), ended(1)]
 
 
 def test_versions_that_have_left_the_bucket_leave_the_memory() -> None:
@@ -354,7 +358,7 @@ def test_a_version_that_is_taken_back_serves_until_the_one_before_it_is_loaded()
         gate.open()
         until(lambda: bool(s.loader.servables[2].is_closed))
         assert predict(s.server) == (1, Y)
-        assert s.server.status(NAME) == [available(1)]
+        assert s.server.status(NAME) == [ended(2), available(1)]
 
 
 def test_a_version_that_is_taken_back_while_it_loads_does_not_serve() -> None:
@@ -978,7 +982,7 @@ def test_a_model_that_is_added_is_served_and_the_others_are_as_they_were() -> No
         assert s.server.repositories.keys() == s.server.inventory().models.keys() == {NAME, "other"}
 
 
-def test_a_model_that_is_removed_is_not_found_and_leaves_the_memory_with_its_last_lease() -> None:
+def test_a_model_that_is_removed_has_ended_and_leaves_the_memory_with_its_last_lease() -> None:
     with stage(1) as s:
         other = another(s, "other", 5)
         s.server.configure({NAME: s.repository, "other": other})
@@ -986,10 +990,13 @@ def test_a_model_that_is_removed_is_not_found_and_leaves_the_memory_with_its_las
             s.server.configure({NAME: s.repository})
             with pytest.raises(ModelNotFound):
                 predict(s.server, name="other")
-            with pytest.raises(ModelNotFound):
-                s.server.status("other")
+            assert s.server.status("other") == [VersionStatus(5, State.UNLOADING, Code.OK, "")]
             assert not s.loader.servables[5].is_closed
         assert s.loader.servables[5].is_closed
+        # As TensorFlow Serving and OpenVINO Model Server say it.
+        assert s.server.status("other") == s.server.status("other", 5) == [ended(5)]
+        with pytest.raises(ModelNotFound, match="Could not find version 6 of model other"):
+            s.server.status("other", 6)
         # And it may come back.
         s.server.configure({NAME: s.repository, "other": other})
         assert predict(s.server, name="other") == (5, Y)
@@ -1199,3 +1206,260 @@ def test_models_that_come_and_go_fail_no_request_to_those_that_stay() -> None:
         done.set()
         assert all(asker.result(PATIENCE) for asker in askers)
         assert [s.loader.loads.count(version) for version in (1, 2)] == [1, 1]
+
+
+def test_a_version_that_is_retired_is_told_from_one_that_never_was() -> None:
+    with stage(1, 2) as s:
+        assert predict(s.server, 1) == (1, Y)
+        s.remove(1)
+        retired = (
+            rf"^Servable not found for request: Specific\({NAME}, 1\) \(Model with requested version is retired\)$"
+        )
+        with pytest.raises(ModelNotFound, match=retired):
+            predict(s.server, 1)
+        with pytest.raises(ModelNotFound, match="version is not found"):
+            predict(s.server, 3)
+        # With the whole model, too; and if it comes back from elsewhere.
+        s.server.configure({})
+        with pytest.raises(ModelNotFound, match=retired):
+            predict(s.server, 1)
+        s.server.configure({NAME: another(s, NAME, 7)})
+        with pytest.raises(ModelNotFound, match=retired):
+            predict(s.server, 1)
+        assert s.server.status(NAME) == [available(7), ended(2), ended(1)]
+        s.server.configure({NAME: s.repository})
+        s.put(1)
+        assert predict(s.server, 1) == (1, Y)
+
+
+def test_of_what_was_served_once_so_much_is_remembered_and_no_more() -> None:
+    with stage() as s:
+        for number in range(MAX_REMOVED + 2):
+            gone = another(s, f"m{number}", 1)
+            gone.versions()
+            s.server.configure({gone.name: gone})
+        s.server.configure({"n": (many := another(s, "n", *range(1, MAX_RETIRED + 6)))})
+        many.versions()
+        s.server.configure({})
+        statuses = s.server.statuses()
+        assert len(statuses) == MAX_REMOVED
+        assert next(iter(statuses)) == "m3"
+        assert [status.version for status in statuses["n"]] == list(range(MAX_RETIRED + 5, 5, -1))
+
+
+@pytest.mark.parametrize(("latest", "stand_in"), [(1, 2), (2, 1)])
+def test_in_the_place_of_one_that_is_broken_the_policy_offers_the_next(latest: int, stand_in: int) -> None:
+    with stage(1, 2, 3, policy=Latest(latest)) as s:
+        with pytest.raises(ModelNotFound):
+            predict(s.server, stand_in)
+        s.loader.broken[3] = BROKEN
+        assert predict(s.server) == (2, Y)
+        assert predict(s.server, stand_in) == (stand_in, Y)
+        failed = VersionStatus(3, State.END, Code.FAILED_PRECONDITION, "Incorrect weights in bin file!")
+        assert s.server.status(NAME) == [failed, available(2), *([available(1)] if latest == 2 else [])]
+        s.server.sweep()
+        assert not s.loader.servables[stand_in].is_closed
+        # Once it is mended the next is not offered any more.
+        s.loader.broken.clear()
+        s.server.forgive()
+        until(lambda: predict(s.server) == (3, Y))
+        until(lambda: bool(s.loader.servables[stand_in].is_closed))
+        with pytest.raises(ModelNotFound):
+            predict(s.server, stand_in)
+
+
+def test_a_start_loads_every_version_that_is_offered_if_that_is_wanted(caplog: pytest.LogCaptureFixture) -> None:
+    with stage(1, 2, 3, 4, policy=Latest(3)) as s:
+        s.loader.broken[3] = BROKEN
+        assert s.server.start(NAME, every=True) == ServableId(NAME, 4)
+        # Instead of the one that is broken, the one before.
+        assert s.loader.loads == [4, 3, 2, 1]
+        assert caplog.messages.count(f"{NAME}/3 is not loaded: Incorrect weights in bin file!") == 1
+
+
+def test_versions_for_which_there_is_no_room_do_not_push_out_each_other(caplog: pytest.LogCaptureFixture) -> None:
+    with stage(1, 2, 3, 4, budget=2) as s:
+        s.server.start(NAME, every=True)
+        assert s.loader.loads == [4, 3]
+        # Nor is room waited for again for each that is left.
+        assert caplog.text.count("is not loaded") == 1
+        assert predict(s.server) == (4, Y)
+
+
+def changed(s: Stage, options: str = "nhwc") -> None:
+    """Configure the model with other options."""
+    s.server.configure({NAME: s.repository.with_terms(None, options)})
+
+
+def test_a_model_whose_options_change_goes_on_as_it_was_until_the_new_one_is_loaded() -> None:
+    with stage(1, 2) as s:
+        assert (predict(s.server, 1), predict(s.server)) == ((1, Y), (2, Y))
+        before = dict(s.loader.servables)
+        gates = {version: s.loader.hold(version) for version in (1, 2)}
+        changed(s)
+        with s.server.lease(NAME) as newest, s.server.lease(NAME, 2) as second:
+            assert newest.servable is second.servable is before[2]
+        gates[2].wait_until_reached()
+        assert s.server.status(NAME, 2) == [VersionStatus(2, State.LOADING, Code.OK, "")]
+        gates[2].open()
+        until(lambda: bool(before[2].is_closed))
+        # Each by itself, and none in the place of another.
+        with s.server.lease(NAME, 1) as first:
+            assert first.servable is before[1]
+        gates[1].wait_until_reached()
+        gates[1].open()
+        until(lambda: bool(before[1].is_closed))
+        assert (predict(s.server), predict(s.server, 1)) == ((2, Y), (1, Y))
+        assert s.loader.loads == [1, 2, 2, 1]
+        assert s.server.status(NAME) == [available(2), available(1)]
+
+
+def test_options_that_cannot_be_leave_the_model_as_it_was_and_the_status_says_why() -> None:
+    with stage(1, 2) as s:
+        assert predict(s.server) == (2, Y)
+        before = s.loader.servables[2]
+        s.loader.broken[2] = BROKEN
+        changed(s)
+        with nothing_left_behind():
+            assert predict(s.server) == (2, Y)
+        assert s.server.status(NAME, 2) == [
+            VersionStatus(2, State.AVAILABLE, Code.FAILED_PRECONDITION, "Incorrect weights in bin file!")
+        ]
+        for version in (None, 2):
+            with s.server.lease(NAME, version) as lease:
+                assert lease.servable is before
+        # Not one from before it, either: that would be another model's answer.
+        assert s.loader.loads == [2, 2]
+        s.loader.broken.clear()
+        s.pass_seconds(FAILURE_TTL)
+        until(lambda: predict(s.server) == (2, Y) and before.is_closed)
+
+
+def test_a_version_of_another_place_does_not_answer_for_one_that_is_not_loaded() -> None:
+    with stage(1, 2) as s:
+        assert (predict(s.server, 1), predict(s.server)) == ((1, Y), (2, Y))
+        before = s.loader.servables[1]
+        s.server.configure({NAME: another(s, NAME, 1, 2)})
+        with s.server.lease(NAME, 1) as lease:
+            assert lease.servable is not before
+        assert s.loader.loads == [1, 2, 1]
+
+
+def test_options_that_change_back_load_nothing() -> None:
+    with stage(1) as s, nothing_left_behind():
+        assert predict(s.server) == (1, Y)
+        changed(s)
+        s.server.configure({NAME: s.repository.with_terms(None)})
+        assert predict(s.server) == predict(s.server, 1) == (1, Y)
+        assert s.loader.loads == [1]
+
+
+def test_where_both_do_not_fit_a_version_leaves_for_itself_with_other_options() -> None:
+    with stage(1, 2, budget=1) as s:
+        assert predict(s.server, 1) == (1, Y)
+        changed(s)
+        assert predict(s.server, 1) == (1, Y)
+        until(lambda: s.loader.loads == [1, 1])
+        # It does not serve for having been asked for.
+        assert predict(s.server) == (2, Y)
+
+
+def test_where_both_do_not_fit_and_the_options_cannot_be_the_version_comes_back_as_it_was() -> None:
+    made: list[HalfPlusTwo] = []
+
+    def make(version: int) -> HalfPlusTwo:
+        made.append(HalfPlusTwo(version))
+        if len(made) == 2:
+            raise BROKEN
+        return made[-1]
+
+    with stage(1, budget=1, make=make) as s:
+        assert predict(s.server, 1) == (1, Y)
+        changed(s)
+        with nothing_left_behind():
+            assert predict(s.server, 1) == (1, Y)
+        assert s.loader.loads == [1, 1, 1]
+        with s.server.lease(NAME, 1) as lease:
+            assert lease.servable is made[2]
+
+
+def test_who_renews_a_model_waits_for_what_is_new() -> None:
+    with stage(1) as s, ThreadPoolExecutor(2) as pool:
+        assert s.server.renew(NAME) == ServableId(NAME, 1)
+        s.put(2)
+        gate = s.loader.hold(2)
+        # The first has it loaded, the second finds it being loaded; and requests go on.
+        renewals = [pool.submit(s.server.renew, NAME) for _ in range(2)]
+        gate.wait_until_reached()
+        assert predict(s.server) == (1, Y)
+        gate.open()
+        assert [renewal.result(PATIENCE) for renewal in renewals] == [ServableId(NAME, 2)] * 2
+        assert s.loader.loads == [1, 2]
+
+
+def test_who_renews_a_model_tries_again_what_has_failed_once_that_is_forgiven() -> None:
+    with stage(1) as s:
+        assert predict(s.server) == (1, Y)
+        s.put(2)
+        s.loader.broken[2] = BROKEN
+        assert s.server.renew(NAME) == ServableId(NAME, 1)
+        assert list(s.server.offers()[NAME].values()) == [False, True]
+        s.loader.broken.clear()
+        assert s.server.renew(NAME) == ServableId(NAME, 1)
+        s.server.forgive()
+        assert s.server.renew(NAME) == ServableId(NAME, 2)
+        assert list(s.server.offers()[NAME].values()) == [False, False]
+
+
+def test_the_statuses_are_those_of_all_models_and_say_what_is_wrong_with_one_as_a_whole() -> None:
+    with stage(1) as s:
+        away = another(s, "away", 1)
+        empty = another(s, "empty")
+        gone = another(s, "gone", 3)
+        models = {NAME: s.repository, "away": away, "empty": empty}
+        s.server.configure({**models, "gone": gone})
+        assert predict(s.server, name="gone") == (3, Y)
+
+        def fail() -> None:
+            raise StorageUnavailable("no such bucket")
+
+        away_storage = away.candidates()[0].storage
+        assert isinstance(away_storage, MemoryStorage)
+        away_storage.before_list = fail
+        models["away"] = ModelRepository("away", away_storage, clock=s.clock)
+        s.server.configure(models, rejected={"bad": "bad: shape is 7", NAME: "its layout is 'X'"})
+        assert s.server.statuses() == {
+            NAME: [available(1), VersionStatus(0, State.END, Code.INVALID_ARGUMENT, "its layout is 'X'")],
+            "away": [
+                VersionStatus(
+                    0, State.END, Code.UNAVAILABLE, "the model's storage cannot be read now; the server's log says why"
+                )
+            ],
+            "empty": [],
+            "gone": [ended(3)],
+            "bad": [VersionStatus(0, State.END, Code.INVALID_ARGUMENT, "bad: shape is 7")],
+        }
+        # To those who ask for it, it is not there.
+        with pytest.raises(ModelNotFound, match="Could not find any versions of model bad"):
+            s.server.status("bad")
+
+
+def test_all_models_that_were_never_listed_are_listed_at_once() -> None:
+    with stage(1) as s, ThreadPoolExecutor(1) as pool:
+        models = {name: another(s, name, 1) for name in ("a", "b", "c")}
+        gate = Gate()
+        looks: list[None] = []
+
+        def look() -> None:
+            looks.append(None)
+            gate.pass_through()
+
+        for name in models:
+            storage = MemoryStorage({"1/model.xml": b""})
+            storage.before_list = look
+            models[name] = ModelRepository(name, storage, clock=s.clock)
+        s.server.configure(models)
+        statuses = pool.submit(s.server.statuses)
+        until(lambda: len(looks) == 3)
+        gate.open()
+        assert all(statuses.result(PATIENCE)[name] == [available(1)] for name in models)

@@ -25,6 +25,8 @@ TARGETS = [
     ("POST", "/v1/models/foo/labels/a%2Fb:regress", Target("regress", "foo", None, "a/b")),
     ("GET", "/v1/models/foo", Target("status", "foo", None, None)),
     ("GET", "/v1/models/foo/metadata", Target("metadata", "foo", None, None)),
+    ("GET", "/v1/config", Target("config", "", None, None)),
+    ("POST", "/v1/config/reload", Target("reload", "", None, None)),
     ("GET", "/v1/coldstart", Target("coldstart", "", None, None)),
     ("GET", "/v1/coldstart.svg", Target("coldstart.svg", "", None, None)),
     ("GET", "/v1/models/foo/versions/50", Target("status", "foo", 50, None)),
@@ -108,6 +110,8 @@ MALFORMED = [
     ("GET", "/v1/nothing"),
     ("GET", "/v1/cache/"),
     ("POST", "/v1/cache"),
+    ("POST", "/v1/config"),
+    ("GET", "/v1/config/reload"),
     ("HEAD", "/v1/cache"),
 ]
 

@@ -46,6 +46,7 @@ class Typed:
     size = 1
     concurrency = 1
     is_quick = False
+    is_kept = False
     phases = LoadPhases(None, 0.25, 0.5)
 
     def __init__(self, **inputs: tuple[Dtype, tuple[int, ...] | None]) -> None:

@@ -103,6 +103,7 @@ def decant_serve(
     wait: bool = True,
     timeout: float = 60,
     program: Sequence[str | Path] = DECANT,
+    command: Sequence[str] = ("serve",),
 ) -> Iterator[Decant]:
     """Run ``decant serve`` with these flags, its working directory, cache and log in ``directory``.
 
@@ -113,7 +114,7 @@ def decant_serve(
     rest_port, grpc_port = 0 if without_rest else free_port(), 0 if without_grpc else free_port()
     argv = [
         *program,
-        "serve",
+        *command,
         *("--rest_port", str(rest_port), "--rest_bind_address", "127.0.0.1"),
         *("--port", str(grpc_port), "--grpc_bind_address", "127.0.0.1"),
         *("--cache_dir", directory / "cache"),

@@ -43,6 +43,17 @@ UNUSED = (
     "numpy/_core/include",
     "numpy/_core/lib",
     "numpy/random/lib",
+    # Of Pillow what reads AVIF, draws text, converts colours and shows windows: six formats are read.
+    "PIL/_avif.*",
+    "PIL/_imagingft.*",
+    "PIL/_imagingcms.*",
+    "PIL/_imagingtk.*",
+    "pillow.libs/libavif*",
+    "pillow.libs/libbrotli*",
+    "pillow.libs/libfreetype*",
+    "pillow.libs/libharfbuzz*",
+    "pillow.libs/liblcms2*",
+    "pillow.libs/libpng16*",
     # Its second implementation, for Pythons that are not CPython.
     "zstandard/_cffi*",
     "zstandard/backend_cffi.py",

@@ -34,7 +34,7 @@ MODEL = f"--volume={ROOT / 'examples' / 'digits'}:/models/digits:ro"
 SEVEN = (ROOT / "examples" / "digits" / "seven.json").read_bytes()
 
 # What the whole image adds to its base, as a registry holds it. Measured 104 MB.
-BUDGET = 110_000_000
+BUDGET = 113_000_000
 
 
 class Server(NamedTuple):
@@ -186,6 +186,8 @@ def test_no_converter_no_telemetry_no_installer(inventory: dict[str, Any]) -> No
         "decant",
         "entrypoint.sh",
         "healthcheck.py",
+        "ie_serving",
+        "ovms",
     ]
 
 

@@ -16,13 +16,16 @@ from handlers.properties import properties
 from handlers.settings import OF_BATCHING, Settings, SettingsError, is_on_cloud_run
 from model_cache.cache import Loader, ModelCache
 from model_cache.disk import DiskCache
+from model_cache.errors import StorageUnavailable
 from model_cache.repository import ModelRepository, ModelVersion
 from model_cache.storage import open_storage
 from model_cache.timeline import span
-from runtime.compiled import beginning_of, properties_of, with_defaults
+from runtime.compiled import beginning_of, identity_of
 from runtime.deferred import DeferredLoader
+from runtime.options import DEFAULTS, options_of
 from runtime.servable import Servable
 from runtime.server import ModelServer
+from runtime.status import public_message
 
 if TYPE_CHECKING:
     from runtime.batching import BatchingParameters
@@ -55,7 +58,8 @@ def build_server(settings: Settings, configuration: Configuration | None = None,
     share = MEMORY_SHARE - (_DISK_SHARE if _is_disk_memory(settings) else 0.0)
     memory_budget = (settings.memory_budget or int(memory_room() * share)) // processes
     config = properties(settings, cpu_room() / processes)
-    if settings.plugin_config:
+    # What other devices take is seen as their models are loaded.
+    if settings.plugin_config and all(model.options.device == DEFAULTS.device for model in configuration.models):
         _check(config)
     files = open_disk_cache(settings, config)
 
@@ -63,7 +67,10 @@ def build_server(settings: Settings, configuration: Configuration | None = None,
         # One caller may be no request: whoever loads all models at a start.
         return cache.waiting(version) > 1
 
-    loader = _loader(settings, files, config, is_awaited, processes)
+    def on_drop() -> None:
+        cache.look_again()
+
+    loader = _loader(settings, files, config, is_awaited, on_drop, processes)
     metrics = _metrics(settings, configuration)
     if metrics is not None:
         from runtime.metrics import MeteredLoader
@@ -92,7 +99,10 @@ def open_disk_cache(
     Args:
         config: the properties for which compiled models are fetched along; for any, if None.
     """
-    compiled = "" if config is None else beginning_of(properties_of(with_defaults(config)))
+
+    def compiled(version: ModelVersion) -> str:
+        return "" if config is None else beginning_of(identity_of(config, options_of(version.options)))
+
     directory = Path(settings.cache_dir)
     budget = settings.disk_budget or disk_room(directory)
     if not settings.disk_budget and _is_disk_memory(settings):
@@ -120,23 +130,31 @@ def open_repositories(
     for model in configuration.models:
         try:
             repositories[model.name] = open_repository(model, settings)
-        except SettingsError as exc:
+        except (SettingsError, StorageUnavailable) as exc:
             if not configuration.is_json:
                 raise
             logger.warning("%s; it is not served", exc)
-            rejected[model.name] = str(exc)
+            rejected[model.name] = why_rejected(exc)
     return repositories, rejected
+
+
+def why_rejected(error: SettingsError | StorageUnavailable) -> str:
+    """Return what clients are told of a model that is not served."""
+    return error.public if isinstance(error, SettingsError) else public_message(error)
 
 
 def open_repository(model: ModelConfig, settings: Settings) -> ModelRepository:
     try:
         storage = open_storage(model.base_path, settings.storage_options())
     except ValueError as exc:
-        raise SettingsError(f"{model.name}: model_path: {exc}") from exc
+        public = f"{model.name}: model_path is none that can be opened"
+        raise SettingsError(f"{model.name}: model_path: {exc}", public) from exc
+    except StorageUnavailable as exc:
+        raise type(exc)(f"{model.name}: {exc}") from exc
     return ModelRepository(
         model.name,
         storage,
-        ttl=settings.file_system_poll_wait_seconds or math.inf,
+        ttl=settings.listing_ttl or math.inf,
         policy=model.policy,
         options=model.options,
         ready_marker=settings.ready_marker,
@@ -164,11 +182,14 @@ def _loader(
     files: DiskCache,
     config: Mapping[str, str],
     is_awaited: Callable[[ModelVersion], bool],
+    on_drop: Callable[[], None],
     processes: int,
 ) -> Loader[ModelVersion, Servable]:
     settings.require_batching()
     parameters = _batching_parameters(settings) if settings.enable_batching else None
-    return DeferredLoader(files, partial(_engine_loader, settings, files, parameters, config, is_awaited, processes))
+    return DeferredLoader(
+        files, partial(_engine_loader, settings, files, parameters, config, is_awaited, on_drop, processes)
+    )
 
 
 def _engine_loader(
@@ -177,6 +198,7 @@ def _engine_loader(
     parameters: BatchingParameters | None,
     config: Mapping[str, str],
     is_awaited: Callable[[ModelVersion], bool],
+    on_drop: Callable[[], None],
     processes: int,
 ) -> Loader[ModelVersion, Servable]:
     from runtime.engine import OpenVinoLoader
@@ -202,7 +224,7 @@ def _engine_loader(
             from_signature=settings.enable_signature_warmup,
             is_awaited=is_awaited,
         )
-    loader = StatefulLoader(loader, settings.sequence_cleaner_poll_wait_minutes * 60, processes)
+    loader = StatefulLoader(loader, settings.sequence_cleaner_poll_wait_minutes * 60, processes, on_drop=on_drop)
     if not settings.enable_batching:
         return loader
     from runtime.batching import BatchingLoader

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
@@ -43,7 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def serve_with(
-    flags: Mapping[str, str | None], defaults: Mapping[str, Any] | None = None, command: str = "decant serve"
+    flags: Mapping[str, str | None],
+    defaults: Mapping[str, Any] | None = None,
+    command: str = "decant serve",
+    passed_over: Collection[str] = (),
 ) -> int:
     """Serve until a signal comes; return only if the settings cannot be.
 
@@ -51,10 +54,11 @@ def serve_with(
         flags: by field name, as typed.
         defaults: the command's, where they are not `Settings`' own.
         command: whose help says more.
+        passed_over: variables that do not count.
     """
     try:
         with span("configure"):
-            settings = read_settings(flags, defaults)
+            settings = read_settings(flags, defaults, passed_over=passed_over)
             from handlers.logs import configure_logging, logger
 
             configure_logging(settings)

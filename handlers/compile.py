@@ -42,7 +42,7 @@ def compile_ahead(
         is_forced: whether to publish what is no quicker to import.
 
     Raises:
-        SettingsError: the model's path or the output is none, or nothing is exported with such properties.
+        SettingsError: the model's path or the output is none, or nothing is exported with such settings.
         ModelCacheError: the model cannot be had or compiled, or what was compiled cannot be written.
     """
     (model,) = models_of(settings).models
@@ -50,6 +50,9 @@ def compile_ahead(
         raise SettingsError(f"--output is {output!r}; want a directory")
     if own := {*(settings.plugin_config or {}), *dict(model.options.properties)} & OWN_PROPERTIES:
         raise SettingsError(f"plugin_config has {', '.join(sorted(own))}, with which nothing is compiled ahead")
+    if settings.cpu_extension:
+        # Who has an extension compiles all: what is exported does not say of which operations it was made.
+        raise SettingsError("cpu_extension is given, with which nothing is compiled ahead")
     found = find(open_repository(model, settings), version)
     given = properties(settings, cpu_room())
     with open_disk_cache(settings, given).lease(found) as files:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import unquote, urlsplit
 
 from handlers import config_validator
-from handlers.configuration import Configuration, MetricsConfig, ModelConfig, check, place, refuse
+from handlers.configuration import Configuration, MetricsConfig, ModelConfig, check, place, refuse, refuse_path
 from handlers.model_options import FIELDS, options_from, unique
 from handlers.settings import SettingsError
 from model_cache.policy import VersionPolicy, parse_policy
@@ -53,7 +53,7 @@ def parse_json(text: str, path: str) -> Configuration:
             model = _model(where, fields, path)
         except SettingsError as exc:
             logger.warning("%s: %s; it is not served", path, exc)
-            rejected.setdefault(_key(where, fields["name"]), str(exc))
+            rejected.setdefault(_key(where, fields["name"]), exc.public)
             continue
         if model.name in models:
             logger.warning("%s: %s is listed more than once; the first is served", path, where)
@@ -171,7 +171,7 @@ def _model(where: str, fields: Mapping[str, Any], path: str) -> ModelConfig:
 def _absolute(where: str, base_path: str, path: str) -> str:
     """Return a model's path, which may be relative to the directory of the file that names it."""
     if ".." in PurePosixPath(base_path).parts:
-        refuse(where, "base_path", base_path, "a path without ..")
+        refuse_path(where, base_path, "a path without ..")
     if not base_path or base_path.startswith("/") or "://" in base_path:
         return base_path
     if "://" in path and not path.startswith("file:"):
@@ -215,4 +215,13 @@ def _metrics(root: Mapping[str, Any]) -> MetricsConfig | None:
     if "monitoring" not in root:
         return None
     metrics = root["monitoring"]["metrics"]
-    return MetricsConfig(metrics["enable"], tuple(dict.fromkeys(metrics.get("metrics_list", ()))))
+    families = tuple(dict.fromkeys(metrics.get("metrics_list", ())))
+    if families:
+        # Here, as few name any.
+        from runtime.metric_families import selected
+
+        try:
+            selected(families)
+        except ValueError as exc:
+            raise SettingsError(f"monitoring.metrics: {exc}") from exc
+    return MetricsConfig(metrics["enable"], families)

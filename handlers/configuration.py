@@ -7,6 +7,7 @@ Decant nor its caller can mean is an error that names it: nothing that is writte
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
@@ -95,11 +96,16 @@ def read(path: str, options: StorageOptions, setting: str = "model_config_file")
     scheme = path.partition("://")[0].lower() if "://" in path else ""
     if scheme not in ("", "file"):
         return _bounded(path, _fetch(path, options, setting), setting)
+    local = Path(unquote(urlsplit(path).path) if scheme else path)
     try:
-        with Path(unquote(urlsplit(path).path) if scheme else path).open("rb") as file:
+        # Whoever opens one waits for whoever writes to it.
+        if local.is_fifo():
+            raise SettingsError(f"cannot read {path}: it is a pipe", f"cannot read {local.name}: it is a pipe")
+        with local.open("rb") as file:
             return _bounded(path, file.read(MAX_FILE + 1), setting)
     except OSError as exc:
-        raise SettingsError(f"cannot read {path}: {exc.strerror or exc}") from exc
+        public = f"cannot read {local.name}: {exc.strerror or type(exc).__name__}"
+        raise SettingsError(f"cannot read {path}: {exc.strerror or exc}", public) from exc
 
 
 def _fetch(url: str, options: StorageOptions, setting: str) -> bytes:
@@ -107,20 +113,23 @@ def _fetch(url: str, options: StorageOptions, setting: str) -> bytes:
     try:
         storage = open_storage(where, options)
     except ValueError as exc:
-        raise SettingsError(f"{setting}: {exc}") from exc
+        raise SettingsError(f"{setting}: {exc}", f"{setting}: it is in no storage") from exc
     blob = next((blob for blob in storage.list(name) if blob.key == name), None)
     if blob is None:
-        raise SettingsError(f"cannot read {url}: there is no such file")
+        raise SettingsError(f"cannot read {url}: there is no such file", f"cannot read {name}: there is no such file")
     stop = min(blob.size, MAX_FILE + 1)
     return b"".join(storage.fetch(blob, 0, stop)) if stop else b""
 
 
 def _bounded(path: str, content: bytes, setting: str) -> bytes:
     if len(content) > MAX_FILE:
-        raise SettingsError(f"{setting}: {path} is larger than {MAX_FILE} bytes; want a file of that at most")
+        difference = f"is larger than {MAX_FILE} bytes; want a file of that at most"
+        raise SettingsError(f"{setting}: {path} {difference}", f"{setting}: {_name(path)} {difference}")
     return content
 
 
+# What is looked at again and again complains once of what it rejects.
+@lru_cache(maxsize=1)
 def parse(path: str, content: bytes) -> Configuration:
     """Return what a file of either format describes, which one it is being told by what is in it.
 
@@ -143,9 +152,14 @@ def parse(path: str, content: bytes) -> Configuration:
 
         return Configuration(from_message(parse_text(text)))
     except UnicodeDecodeError as exc:
-        raise SettingsError(f"{path} has bytes that are no UTF-8 at {exc.start}; want text") from exc
+        difference = f"has bytes that are no UTF-8 at {exc.start}; want text"
+        raise SettingsError(f"{path} {difference}", f"{_name(path)} {difference}") from exc
     except SettingsError as exc:
-        raise SettingsError(f"{path}: {exc}") from exc
+        raise SettingsError(f"{path}: {exc}", f"{_name(path)}: {exc.public}") from exc
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
 
 
 def from_message(message: Any) -> list[ModelConfig]:
@@ -202,7 +216,7 @@ def check(where: str, config: ModelConfig) -> None:
         refuse(where, "name", config.name, "what clients call the model")
     is_found = config.base_path.startswith("/") or _scheme(config.base_path) in _URLS
     if not is_found or not config.base_path.isprintable():
-        refuse(where, "base_path", config.base_path, f"an absolute path, or a URL of {', '.join(_URLS)}")
+        refuse_path(where, config.base_path, f"an absolute path, or a URL of {', '.join(_URLS)}")
     for label, version in config.labels.items():
         if not label or not label.isprintable():
             refuse(where, "version_labels", label, "a name for a version")
@@ -220,6 +234,13 @@ def _scheme(url: str) -> str:
 def place(number: int, name: object) -> str:
     """Return what an error calls a model, by where it is in the list if it has no name."""
     return f"model {shown(name)}" if name else f"model {number + 1} of the list"
+
+
+def refuse_path(where: str, given: str, wanted: str) -> NoReturn:
+    """Refuse a base_path, which may have credentials in it."""
+    raise SettingsError(
+        f"{where}: base_path is {shown(given)}; want {wanted}", f"{where}: base_path cannot be; want {wanted}"
+    )
 
 
 def refuse(where: str, name: str, given: object, wanted: str) -> NoReturn:

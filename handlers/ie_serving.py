@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from handlers.cli import heed_signals, serve_with
-from handlers.ovms import DEFAULTS
+from handlers.ovms import DEFAULTS, not_its_own
 from handlers.settings import read_flags
 from model_cache.timeline import timeline
 
@@ -22,7 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from handlers.commands import parse_flags
 
         flags = parse_flags("ie_serving", arguments, commands=COMMANDS)
-    return serve_with(_translated(flags), {**DEFAULTS, "port": 9000}, f"ie_serving {arguments[0]}")
+    defaults = {**DEFAULTS, "port": 9000}
+    return serve_with(_translated(flags), defaults, f"ie_serving {arguments[0]}", not_its_own())
 
 
 def _translated(flags: Mapping[str, str | None]) -> dict[str, str | None]:

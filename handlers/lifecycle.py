@@ -25,9 +25,9 @@ from handlers.exits import START_FAILED, STOP_SIGNALS
 from handlers.haste import in_haste
 from handlers.limits import memory_room
 from handlers.reload import Reload
-from handlers.settings import OF_TLS, Settings, SettingsError
+from handlers.settings import OF_TLS, Settings
 from model_cache.cache import FAILURE_TTL
-from model_cache.errors import BlobChanged, CacheFull, LoadFailed, LoadPending, ModelCacheError
+from model_cache.errors import BlobChanged, CacheFull, LoadFailed, LoadPending, ModelCacheError, ModelNotFound
 from model_cache.repository import ServableId
 from model_cache.timeline import span, timeline
 from runtime.server import ModelServer
@@ -88,12 +88,11 @@ def serve(settings: Settings, channel: int | None = None) -> NoReturn:
                 configuration, told = (models_of(settings), None) if worker is None else worker.models(settings)
                 require_preloaded(settings, told or configuration)
                 server = build_server(settings, configuration, processes)
-                if server.metrics is not None and not settings.rest_port:
-                    raise SettingsError("rest_port setting is missing, metrics are enabled on rest port")
+                settings.require_metrics_port(server.metrics is not None)
             # First, as it takes longest: it lists and downloads while all else is imported. Then the engine, so that
             # it compiles, which needs no Python, while the fronts are.
             models = eager(configuration.models, settings)
-            args = (server, models, _is_vital(settings), events, worker)
+            args = (server, models, _is_vital(settings), settings.listing_ttl or FAILURE_TTL, events, worker)
             threading.Thread(target=_load, args=args, daemon=True).start()
             import_engine(loads_plugin=not all(model.is_in_place for model in server.repositories.values()))
             reload = Reload(server, settings, configuration, told)
@@ -154,7 +153,7 @@ def poll_seconds(settings: Settings, file: Configuration) -> float:
     if settings.model_config_file_poll_wait_seconds is not None:
         return settings.model_config_file_poll_wait_seconds
     # As each of the two servers does with a file of its own.
-    return settings.file_system_poll_wait_seconds if file.is_json else 0.0
+    return settings.listing_ttl if file.is_json else 0.0
 
 
 def _watch(settings: Settings, file: Configuration, reload: Reload) -> None:
@@ -162,12 +161,17 @@ def _watch(settings: Settings, file: Configuration, reload: Reload) -> None:
     if seconds:
         args = (settings.model_config_file, seconds, threading.Event())
         threading.Thread(target=reload.watch, args=args, daemon=True).start()
+    # Listing costs money, so that it is done without a request for who has said so.
+    if settings.file_system_poll_wait_seconds:
+        keep_up = (settings.file_system_poll_wait_seconds, threading.Event())
+        threading.Thread(target=reload.keep_up, args=keep_up, daemon=True).start()
 
 
 def _load(
     server: ModelServer,
     models: Sequence[ModelConfig],
     is_vital: bool,
+    poll: float,
     events: queue.SimpleQueue[Event],
     worker: Worker | None = None,
 ) -> None:
@@ -176,6 +180,7 @@ def _load(
     Args:
         models: those that are to be loaded ahead.
         is_vital: whether the process has no use without them, unless it is their files that are broken.
+        poll: seconds until one that has no version yet is tried again.
     """
     loaded: dict[str, ServableId] = {}
     told: dict[str, str] = {}
@@ -196,7 +201,12 @@ def _load(
                     pause = _UPLOAD_PAUSE
                 elif is_vital and not isinstance(outcome, LoadFailed) and name not in told:
                     raise outcome
-                elif told.get(name) != str(outcome):
+                else:
+                    # What is not there takes no time to try.
+                    if isinstance(outcome, ModelNotFound):
+                        pause = min(pause, poll)
+                    if told.get(name) == str(outcome):
+                        continue
                     # Whatever it is while the files are being replaced, it is no reason any more to end the process.
                     told[name] = str(outcome)
                     events.put(LoadFailed(str(outcome)))
@@ -215,11 +225,14 @@ def _names(models: Sequence[ModelConfig]) -> list[str]:
 
 
 def _pause(server: ModelServer, names: Sequence[str], seconds: float) -> None:
-    """Wait for so long, or until a reload has changed where one of these models is or whether it is there at all."""
+    """Wait for so long, or until one of these models is loaded, or a reload has changed where it is or if it is."""
     before = [server.repositories.get(name) for name in names]
     deadline = time.monotonic() + seconds
     while names and time.monotonic() < deadline and [server.repositories.get(name) for name in names] == before:
         time.sleep(min(seconds, _UPLOAD_PAUSE))
+        # By a request, or a look at all of them.
+        if any(server.peek(name) for name in names):
+            break
 
 
 def _fronts(

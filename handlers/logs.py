@@ -12,6 +12,8 @@ from types import TracebackType
 
 from handlers.settings import Settings, SettingsError, is_serverless, logs_as_lambda_does
 
+_FILE = "log_path"
+"""The name of the handler that writes to a file of the settings'."""
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 logger = logging.getLogger(__name__)
@@ -43,7 +45,8 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging(settings: Settings) -> None:
-    """
+    """Log as the settings say from now on, whatever others have said before.
+
     Raises:
         SettingsError: the log file cannot be written.
     """
@@ -56,15 +59,18 @@ def configure_logging(settings: Settings) -> None:
             # Lambda's does not end lines by itself.
             handler.setFormatter(JsonFormatter("" if isinstance(handler, logging.StreamHandler) else "\n"))
         _log_what_nobody_catches()
+    for handler in [handler for handler in root.handlers if handler.name == _FILE]:
+        root.removeHandler(handler)
+        handler.close()
     if settings.log_path:
         root.addHandler(_file(settings.log_path, JsonFormatter() if is_json else logging.Formatter(FORMAT)))
     root.setLevel(settings.log_level)
     # It tells of every chunk of a picture.
     logging.getLogger("PIL").setLevel(max(root.level, logging.INFO))
-    if settings.log_level != "DEBUG":
-        # They tell of every connection and credential look-up.
-        for chatty in ("botocore", "boto3", "urllib3"):
-            logging.getLogger(chatty).setLevel(max(root.level, logging.WARNING))
+    # They tell of every connection and credential look-up.
+    for chatty in ("botocore", "boto3", "urllib3"):
+        is_wanted = settings.log_level == "DEBUG"
+        logging.getLogger(chatty).setLevel(logging.NOTSET if is_wanted else max(root.level, logging.WARNING))
 
 
 def _file(path: str, formatter: logging.Formatter) -> logging.Handler:
@@ -78,6 +84,7 @@ def _file(path: str, formatter: logging.Formatter) -> logging.Handler:
     except OSError as exc:
         raise SettingsError(f"log_path is {path!r}; want a file that can be written: {exc.strerror}") from exc
     handler.setFormatter(formatter)
+    handler.name = _FILE
     return handler
 
 

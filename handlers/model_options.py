@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 from runtime.errors import shown
-from runtime.options import ANY, AUTO, MAX_SEQUENCES, ImageSteps, Layout, ModelOptions, Range, Shape, Stateful
+from runtime.options import ANY, AUTO, MAX_REQUESTS, MAX_SEQUENCES, ImageSteps, Layout, ModelOptions, Shape, Stateful
+from runtime.signature import ANY_SIZE, Range
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +39,9 @@ FIELDS = (
     "max_sequence_number",
 )
 """What `options_from` reads: OpenVINO Model Server's names."""
-MAX_REQUESTS = 100_000
-"""Infer requests of one model; OpenVINO Model Server's limit."""
 
 _MAX_SIZE = 2**31 - 1
 _MAX_SEQUENCES = 2**32 - 1
-_ANY_SIZE: Range = (0, -1)
 
 _SHAPE = '(1,3,224,224), (1,3,100:200,-1), auto, or {"input": "(1,3,224,224)"}'
 _BATCH_SIZE = "a number, a range such as 1:8, -1 for any, auto, or 0 for the model's own"
@@ -236,10 +234,10 @@ def _range(value: object) -> Range | None:
     """Return the sizes that are meant by a number, a range such as 1:8, or -1; None if it is nothing of these."""
     # True is an int to Python.
     if isinstance(value, int) and not isinstance(value, bool):
-        return (value, value) if 0 < value <= _MAX_SIZE else _ANY_SIZE if value == -1 else None
+        return (value, value) if 0 < value <= _MAX_SIZE else ANY_SIZE if value == -1 else None
     text = _without_spaces(value) if isinstance(value, str) else ""
     if text == "-1":
-        return _ANY_SIZE
+        return ANY_SIZE
     match = re.fullmatch(r"(?a)(\d{1,10})(?::(\d{1,10}))?", text)
     if match is None:
         return None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from handlers.cli import heed_signals, serve_with
-from handlers.settings import read_flags
+from handlers.settings import is_on_cloud_run, read_flags
 from model_cache.timeline import timeline
 
 DEFAULTS: Mapping[str, Any] = {
@@ -32,7 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         from handlers.commands import parse_flags
 
         flags = parse_flags("ovms", arguments, complaint="error parsing options: ")
-    return serve_with(flags, defaults(CACHE), "ovms")
+    return serve_with(flags, defaults(CACHE), "ovms", not_its_own())
+
+
+def not_its_own() -> Collection[str]:
+    """Return the variables that OpenVINO Model Server knows nothing of, and that manifests for it have for others."""
+    return () if is_on_cloud_run() else ("PORT",)
 
 
 def defaults(cache: Path) -> Mapping[str, Any]:

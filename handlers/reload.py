@@ -14,12 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
-from handlers.build import open_repository
+from handlers.build import open_repository, why_rejected
 from handlers.configuration import Configuration, ModelConfig, from_message, parse, read
 from handlers.eager import LOADS, Start, eager, start_all
 from handlers.settings import Settings, SettingsError
 from model_cache.errors import CacheFull, LoadPending, ModelCacheError, StorageUnavailable
-from model_cache.repository import ModelRepository
+from model_cache.repository import ModelRepository, ServableId
 from runtime.errors import (
     ConfigRejected,
     ConfigUnreadable,
@@ -84,6 +84,11 @@ class Reload:
         self._told = configuration if told is None else told
         # Held for the whole of a refresh: each takes threads of its own, and lists all models.
         self._refreshing = threading.Lock()
+        # Guards the next two, and is told when the second changes.
+        self._loaded = threading.Condition()
+        # What is to be loaded behind, and whether a thread does that: one at a time, however long a load takes.
+        self._to_load: dict[str, ModelConfig] = {}
+        self._is_loading = False
 
     @property
     def told(self) -> Configuration:
@@ -136,8 +141,7 @@ class Reload:
             SettingsError, PreconditionFailed, ModelCacheError: why all stays as it was.
         """
         changed = self._replace(configuration, is_awaited=False, told=configuration)
-        if changed:
-            self._begin_loads(changed, self._server.start)
+        self._begin_loads(changed)
 
     def refresh(self) -> bool:
         """Do at once what the file says, if there is one, list all models anew, and load what is to be loaded then.
@@ -191,14 +195,25 @@ class Reload:
             except Exception:
                 logger.exception("cannot use %s", path)
 
+    def keep_up(self, seconds: float, stopped: threading.Event) -> None:
+        """Have the models that are loaded ahead listed anew every so many seconds, and newer versions loaded."""
+        while not stopped.wait(seconds):
+            try:
+                for model in eager(list(self._models.values()), self._settings, is_lazy=self._is_lazy):
+                    self._server.keep_up(model.name)
+            # Nobody waits for this thread.
+            except Exception:
+                logger.exception("cannot look for new versions")
+
     def _refresh(self, deadline: float) -> bool:
         models, rejected, offers = self._models, self._rejected, self._server.offers()
         if self._settings.model_config_file:
             self._use_now(self._settings.model_config_file)
         self._relist(deadline)
         self._server.forgive()
-        loads = self._begin_loads(list(self._models.values()), self._server.renew)
-        loads.join(max(0.0, deadline - time.monotonic()))
+        self._begin_loads(list(self._models.values()))
+        with self._loaded:
+            self._loaded.wait_for(lambda: not self._is_loading, max(0.0, deadline - time.monotonic()))
         # That one has been listed for the first time is no change.
         now = self._server.offers()
         are_same = all(now.get(name) == versions for name, versions in offers.items())
@@ -209,30 +224,42 @@ class Reload:
             content = read(path, self._settings.storage_options())
         except SettingsError as exc:
             logger.error("the models stay as they are: %s", exc)
-            raise ConfigUnreadable(str(exc)) from exc
+            raise ConfigUnreadable(exc.public) from exc
         try:
             configuration = parse(path, content)
             self._replace(configuration, is_awaited=False, told=configuration, is_news=True)
         except SettingsError as exc:
             logger.error("the models stay as they are: %s", exc)
-            raise ConfigRejected(str(exc)) from exc
+            raise ConfigRejected(exc.public) from exc
 
     def _relist(self, deadline: float) -> None:
-        def look(repository: ModelRepository) -> None:
-            try:
-                repository.relist(deadline)
-            # The status says so, and what is known stays known.
-            except (StorageUnavailable, LoadPending) as exc:
-                logger.warning("%s: its versions are not known: %s", repository.name, exc)
+        looks = [partial(_look, repository, deadline) for repository in self._server.repositories.values()]
+        _do_all(looks, _LISTS)
 
-        _do_all([partial(look, repository) for repository in self._server.repositories.values()], _LISTS)
-
-    def _begin_loads(self, models: Sequence[ModelConfig], start: Start) -> threading.Thread:
+    def _begin_loads(self, models: Sequence[ModelConfig]) -> None:
         """Load those of the models behind that are to be loaded ahead."""
-        models = eager(models, self._settings, is_lazy=self._is_lazy)
-        thread = threading.Thread(target=_load_all, args=(models, start), name="loads", daemon=True)
-        thread.start()
-        return thread
+        with self._loaded:
+            self._to_load.update((m.name, m) for m in eager(models, self._settings, is_lazy=self._is_lazy))
+            if self._to_load and not self._is_loading:
+                threading.Thread(target=self._load, name="loads", daemon=True).start()
+                self._is_loading = True
+
+    def _load(self) -> None:
+        while True:
+            with self._loaded:
+                models, self._to_load = list(self._to_load.values()), {}
+                if not models:
+                    self._is_loading = False
+                    self._loaded.notify_all()
+                    return
+            _load_all(models, self._renew)
+
+    def _renew(self, name: str, *, every: bool) -> ServableId:
+        repository = self._server.repositories.get(name)
+        # What has moved is known by where it was before.
+        if repository is not None and repository.is_borrowed:
+            _look(repository, time.monotonic() + self._settings.load_timeout)
+        return self._server.renew(name, every=every)
 
     def _replace(
         self,
@@ -271,14 +298,22 @@ class Reload:
                 afresh=new if is_awaited else (),
                 rejected=wanted.rejected,
             )
-            self._models, self._rejected = wanted.models, wanted.rejected
+            known, self._models, self._rejected = self._models, wanted.models, wanted.rejected
             self._tried = {}
-            self._told = self._told if told is None else told
+            if told is not None:
+                if told.metrics != self._told.metrics:
+                    logger.warning("what the file says of metrics now holds from the next start on")
+                self._told = told
         finally:
             self._lock.release()
         repositories = wanted.repositories
-        logger.info("%d models are served now: %s", len(repositories), ", ".join(repositories)[:_MAX_NAMES])
-        return [wanted.models[name] for name in repositories if repositories[name] is not before.get(name)]
+        if wanted.models != known:
+            logger.info("%d models are served now: %s", len(repositories), ", ".join(repositories)[:_MAX_NAMES])
+        return [
+            model
+            for name, model in wanted.models.items()
+            if repositories[name] is not before.get(name) or model.is_lazy != known[name].is_lazy
+        ]
 
     def _wanted(
         self, configuration: Configuration, before: Mapping[str, ModelRepository], *, keeps_options: bool
@@ -292,12 +327,12 @@ class Reload:
                 self._check_type(model)
                 repositories[model.name] = self._repository(model, before)
                 models[model.name] = model
-            except SettingsError as exc:
+            except (SettingsError, StorageUnavailable) as exc:
                 # As in TensorFlow Serving, its file is used as a whole or not at all.
                 if not configuration.is_json:
                     raise
                 logger.warning("%s", exc)
-                rejected[model.name] = str(exc)
+                rejected[model.name] = why_rejected(exc)
         for name in rejected:
             if name in self._models and name not in models:
                 logger.warning("%s goes on as it was", name)
@@ -388,6 +423,14 @@ class Reload:
                 f"Request to assign label to version {version} of model {repository.name}, which is not currently "
                 f"available for inference: {public_message(exc)}"
             ) from exc
+
+
+def _look(repository: ModelRepository, deadline: float) -> None:
+    try:
+        repository.relist(deadline)
+    # The status says so, and what is known stays known.
+    except (StorageUnavailable, LoadPending) as exc:
+        logger.warning("%s: its versions are not known: %s", repository.name, exc)
 
 
 def _load_all(models: Sequence[ModelConfig], start: Start) -> None:

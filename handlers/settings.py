@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from model_cache.policy import MAX_VERSION, VersionPolicy, parse_policy
 from model_cache.repository import LISTING_TTL
 from model_cache.storage import StorageOptions
+from runtime.options import MAX_REQUESTS
 
 if TYPE_CHECKING:
     import argparse
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 PREFIX = "DECANT_"
 _WORKER = "_DECANT_WORKER"
 CLIENTS = ("auto", "sdk", "obstore")
-MAX_REQUESTS = 100_000
-"""Infer requests of one model; OpenVINO Model Server's limit."""
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 # What OpenVINO Model Server and Lambda call them.
 _LEVELS = {"TRACE": "DEBUG", "WARN": "WARNING", "FATAL": "ERROR"}
@@ -65,7 +64,16 @@ _SWITCHED_ON = "true"
 
 
 class SettingsError(Exception):
-    """A value that cannot be; the message names the setting, the value and what is wanted."""
+    """A value that cannot be; the message names the setting, the value and what is wanted.
+
+    Args:
+        message: as the operator has it.
+        public: as clients have it, who are not told where models and files are; the same if there is none of it.
+    """
+
+    def __init__(self, message: str, public: str | None = None) -> None:
+        super().__init__(message)
+        self.public = message if public is None else public
 
 
 class Kind(NamedTuple):
@@ -299,10 +307,11 @@ class Settings:
         None,
         "which of its versions to serve, as OpenVINO Model Server or TensorFlow Serving has it; default all",
     )
-    file_system_poll_wait_seconds: float = option(
+    file_system_poll_wait_seconds: float | None = option(
         SECONDS,
-        LISTING_TTL,
-        "seconds for which a listing of the versions is believed; 0 for ever",
+        None,
+        "seconds between two looks for new versions; 0 for none after the first; default as requests come, "
+        f"{LISTING_TTL:.0f} s after the last look at the earliest",
         variables=("FILE_SYSTEM_POLL_WAIT_SECONDS",),
     )
     ready_marker: str = option(
@@ -453,6 +462,12 @@ class Settings:
             environ=dict(os.environ),
         )
 
+    @property
+    def listing_ttl(self) -> float:
+        """Seconds for which a listing of the versions is believed; 0 for ever."""
+        given = self.file_system_poll_wait_seconds
+        return LISTING_TTL if given is None else given
+
     def require_models(self) -> None:
         if not self.model_path and not self.model_config_file:
             raise SettingsError(
@@ -478,6 +493,14 @@ class Settings:
                 f"stateful flag for the model: {given[0]} is given without stateful"
             )
 
+        if self.metrics_list and not self.metrics_enable:
+            raise SettingsError("metrics_enable setting is missing, required when metrics_list is provided")
+        if self.cpu_extension and not Path(self.cpu_extension).is_file():
+            raise SettingsError(
+                "File path provided as an --cpu_extension parameter does not exists in the filesystem: "
+                f"{self.cpu_extension}"
+            )
+
     def model_fields(self) -> dict[str, Any]:
         """Return what is given of the one model's parameters, by their names in config.json."""
         return {name: getattr(self, name) for name in self.given((*OF_MODEL, *_OF_ALL_MODELS))}
@@ -494,22 +517,14 @@ class Settings:
             raise SettingsError("port and rest_port are both 0, and there is no grpc_socket_path; want one of them")
         if self.port and self.port == self.rest_port:
             raise SettingsError(f"port and rest_port cannot have the same values: {self.port}")
-
-        self._require_metrics()
-        if self.cpu_extension and not Path(self.cpu_extension).is_file():
-            raise SettingsError(
-                "File path provided as an --cpu_extension parameter does not exists in the filesystem: "
-                f"{self.cpu_extension}"
-            )
+        self.require_metrics_port(self.metrics_enable)
         self._require_threads()
         tls = self.given(OF_TLS)
         if tls and not self.port:
             raise SettingsError(f"{tls[0]} is given without a gRPC port; a UNIX socket is in plain text")
 
-    def _require_metrics(self) -> None:
-        if self.metrics_list and not self.metrics_enable:
-            raise SettingsError("metrics_enable setting is missing, required when metrics_list is provided")
-        if self.metrics_enable and not self.rest_port:
+    def require_metrics_port(self, are_enabled: bool) -> None:
+        if are_enabled and not self.rest_port:
             raise SettingsError("rest_port setting is missing, metrics are enabled on rest port")
 
     def _require_threads(self) -> None:
@@ -593,19 +608,22 @@ def read_flags(arguments: Sequence[str]) -> dict[str, str | None] | None:
     return flags
 
 
-def read_settings(flags: Mapping[str, str | None], defaults: Mapping[str, Any] | None = None) -> Settings:
+def read_settings(
+    flags: Mapping[str, str | None], defaults: Mapping[str, Any] | None = None, *, passed_over: Collection[str] = ()
+) -> Settings:
     """Return the settings that flags and the environment make.
 
     Args:
         flags: by field name, as typed; None for those not given.
         defaults: a platform's, where they are not the field's own.
+        passed_over: variables that do not count.
 
     Raises:
         SettingsError: a value cannot be read.
     """
     values: dict[str, Any] = dict(defaults or {})
     for setting in _settings():
-        source, text = _given(setting, flags)
+        source, text = _given(setting, flags, passed_over)
         if text:
             values[setting.name] = _parse(setting.metadata["kind"], source, text)
     if servers := os.environ.get("GRPC_SERVERS"):
@@ -685,13 +703,17 @@ def _variable(name: str) -> str:
     return PREFIX + name.upper()
 
 
-def _given(setting: Field[Any], flags: Mapping[str, str | None]) -> tuple[str, str | None]:
+def _given(
+    setting: Field[Any], flags: Mapping[str, str | None], passed_over: Collection[str]
+) -> tuple[str, str | None]:
     """Return what was given for a setting and where; an empty variable is as good as none."""
     flag = flags.get(setting.name)
     if flag is not None:
         return f"--{setting.name}", flag
     for variable in (_variable(setting.name), *setting.metadata["variables"]):
-        if text := os.environ.get(variable):
+        text = os.environ.get(variable)
+        # Kubernetes sets DECANT_PORT=tcp://10.0.0.1:8500 wherever there is a Service of that name.
+        if text and variable not in passed_over and not (setting.metadata["kind"] is PORT and "://" in text):
             return variable, text
     return setting.name, None
 

@@ -79,7 +79,8 @@ class Worker:
             known.get((model.name, model.base_path), model)._replace(policy=model.policy, labels=model.labels)
             for model in from_message(message)
         ]
-        return Configuration(models), told
+        # What is wrong with models of the file is no client's concern who has named others.
+        return Configuration(models, metrics=told.metrics), told
 
     def follow(
         self,
@@ -207,7 +208,7 @@ class Worker:
         # The others wait for us, whatever it is.
         except Exception as exc:
             logger.exception("cannot replace the models")
-            error = Overloaded(f"a worker failed: {type(exc).__name__}")
+            error = _failed(exc)
         # A supervisor that has gone has no use for it.
         with suppress(OSError):
             self._channel.send("ended", number, error is None, pickle.dumps(error))
@@ -233,6 +234,14 @@ def _outcome(refresh: Callable[[], bool]) -> tuple[bool, bytes | None]:
         return refresh(), None
     except (InferenceError, ModelCacheError) as exc:
         return False, pickle.dumps(type(exc)(*exc.args))
+    # The others wait for us, whatever it is, and are not to take us for one that is slow.
+    except Exception as exc:
+        logger.exception("cannot look at the models anew")
+        return False, pickle.dumps(_failed(exc))
+
+
+def _failed(exc: Exception) -> Overloaded:
+    return Overloaded(f"a worker failed: {type(exc).__name__}")
 
 
 def _packed(message: Any, told: Configuration) -> bytes:

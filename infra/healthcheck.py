@@ -30,7 +30,10 @@ def main() -> None:
 def complaint(arguments: Sequence[str], environ: Mapping[str, str]) -> str | None:
     """Say what is wrong with the server that was started with ``arguments``; nothing if it is alive."""
     default_rest_port, default_grpc_port = default_ports(arguments)
-    rest_port = int(setting("rest_port", arguments, environ) or environ.get("PORT") or default_rest_port)
+    # Other servers' commands mind the platform's port on Cloud Run alone.
+    minds_platform = default_rest_port or "K_SERVICE" in environ
+    platform_port = environ.get("PORT") if minds_platform else None
+    rest_port = int(setting("rest_port", arguments, environ) or platform_port or default_rest_port)
     if not rest_port:
         # Importing gRPC would take longer than the server's own start: that it listens must do.
         grpc_port = int(setting("port", arguments, environ) or default_grpc_port)
@@ -67,6 +70,9 @@ def address(flag: str, arguments: Sequence[str], environ: Mapping[str, str]) -> 
 def setting(flag: str, arguments: Sequence[str], environ: Mapping[str, str]) -> str:
     """Return what ``--flag VALUE`` or ``--flag=VALUE`` says last, else ``DECANT_FLAG``, else the empty string."""
     found = environ.get(f"DECANT_{flag.upper()}", "")
+    # What Kubernetes says of a Service that is called decant.
+    if "://" in found:
+        found = ""
     for argument, following in itertools.pairwise([*arguments, ""]):
         name, equals, value = argument.partition("=")
         if name.startswith("--") and name[2:].replace("-", "_") == flag:

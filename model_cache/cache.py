@@ -219,7 +219,8 @@ class ModelCache(Generic[K, T]):
         Args:
             room_timeout: see `ROOM_TIMEOUT`.
             is_kept: whether a thing is not to be evicted, though nobody leases it. It may become so only while it is
-                leased. Cheap, as it is called under the lock; what is retired is closed whatever it says.
+                leased, and if it ceases to be so while nobody leases it, `look_again` is to be called. Cheap, as it is
+                called under the lock; what is retired is closed whatever it says.
         """
         self._loader = loader
         self._budget = budget
@@ -299,6 +300,11 @@ class ModelCache(Generic[K, T]):
             keys = list(self._entries)
         for key in keys:
             self.retire(key)
+
+    def look_again(self) -> None:
+        """Offer room to those who wait for it, as something may not be kept any more."""
+        with self._lock:
+            self._call_queue()
 
     def is_loaded(self, key: K) -> bool:
         with self._lock:

@@ -130,7 +130,7 @@ class DiskCache:
         part_timeout: float = PART_TIMEOUT,
         watch: Watch = _no_watch,
         is_durable: bool = False,
-        compiled: str | None = None,
+        compiled: Callable[[ModelVersion], str] | None = None,
     ) -> None:
         """
         Args:
@@ -139,7 +139,8 @@ class DiskCache:
             watch: see `Watch`.
             is_durable: whether to wait until files have reached the disk itself, and to let all users read them, for a
                 cache that goes elsewhere.
-            compiled: how the names begin of what was compiled that is fetched along with a version; if None, none is.
+            compiled: returns how the names begin of what was compiled of a version and is fetched along with it; if
+                None, nothing is.
         """
         self._root = root
         self._budget = budget
@@ -281,7 +282,8 @@ class DiskCache:
         if lock is None:
             return None
         started = time.perf_counter()
-        compiled = CompiledDownload(version.storage, [] if self._compiled is None else wanted(version, self._compiled))
+        blobs = [] if self._compiled is None else wanted(version, self._compiled(version))
+        compiled = CompiledDownload(version.storage, blobs)
         try:
             with span("download", model=str(version), bytes=version.size):
                 self._complete(version, paths, partial)

@@ -6,10 +6,13 @@ A policy speaks of version numbers alone. Which versions are there, and whole, i
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
+
+logger = logging.getLogger(__name__)
 
 MAX_VERSION = 2**63 - 1
 
@@ -90,14 +93,15 @@ def parse_policy(text: str) -> VersionPolicy:
     try:
         if len(text) > _MAX_TEXT:
             raise ValueError(f"it has {len(text)} characters; want {_MAX_TEXT} at most")
-        return _policy(_read_json(text) if text.lstrip().startswith("{") else _read_text(text))
+        is_json = text.lstrip().startswith("{")
+        return _policy(_read_json(text) if is_json else _read_text(text), is_lenient=is_json)
     except RecursionError as exc:
         raise ValueError(f"cannot read the version policy {_short(text)}: too deeply nested; {_WANTED}") from exc
     except ValueError as exc:
         raise ValueError(f"cannot read the version policy {_short(text)}: {exc}; {_WANTED}") from exc
 
 
-def _policy(fields: dict[str, object]) -> VersionPolicy:
+def _policy(fields: dict[str, object], *, is_lenient: bool) -> VersionPolicy:
     if list(fields) == ["model_version_policy"]:
         fields = _message("model_version_policy", fields["model_version_policy"])
     if len(fields) != 1:
@@ -112,8 +116,16 @@ def _policy(fields: dict[str, object]) -> VersionPolicy:
     if policy == "latest":
         return Latest(_integer(body.get("num_versions", 1)))
     if policy == "specific":
-        return Specific(frozenset(_integers(body.get("versions", []))))
+        return Specific(frozenset(_served(_integers(body.get("versions", [])), is_lenient)))
     return All()
+
+
+def _served(versions: list[int], is_lenient: bool) -> list[int]:
+    """Return the versions without those that cannot be, if these are only warned of, as OpenVINO Model Server does."""
+    if is_lenient and (odd := sorted({version for version in versions if version < 1})):
+        logger.warning("the version policy names %s, which are passed over; want 1 or more", _short(odd))
+        return [version for version in versions if version >= 1]
+    return versions
 
 
 def _message(name: str, value: object) -> dict[str, object]:

@@ -132,6 +132,11 @@ class _Listing(NamedTuple):
     retired: Sequence[int]
     """Versions that were offered and are no more, ascending; the last `MAX_RETIRED` of them."""
 
+    is_borrowed: bool = False
+    """Whether it is of another repository, as nothing has been listed here so far."""
+    failure: StorageUnavailable | None = None
+    """Why nothing has been, of one that is borrowed."""
+
 
 @dataclass(eq=False)
 class _Look:
@@ -258,6 +263,25 @@ class ModelRepository:
         return None if known is None else known.versions
 
     @property
+    def stored(self) -> Mapping[int, ModelVersion]:
+        """All versions that are taken for whole, offered or not, as far as is known."""
+        known = self._known
+        return {} if known is None else known.settled
+
+    @property
+    def is_borrowed(self) -> bool:
+        """Whether what is known is another repository's."""
+        known = self._known
+        return known is not None and known.is_borrowed
+
+    @property
+    def failure(self) -> StorageUnavailable | None:
+        """Why nothing could be listed so far, where what is known is another repository's."""
+        known = self._known
+        # Anew for each, as its traceback keeps alive what the callers' frames hold.
+        return None if known is None or known.failure is None else type(known.failure)(*known.failure.args)
+
+    @property
     def retired(self) -> Sequence[int]:
         """The numbers of versions that could be asked for once and cannot any more, ascending."""
         known = self._known
@@ -283,6 +307,7 @@ class ModelRepository:
         Raises:
             StorageUnavailable, LoadPending: as `versions`.
         """
+        self._let_end(deadline)
         self.outdate()
         self.expire()
         known = self._current(max(0.0, deadline - time.monotonic()))
@@ -292,6 +317,18 @@ class ModelRepository:
             time.sleep(pause)
             self.expire()
             self._current(max(0.0, deadline - time.monotonic()))
+
+    def _let_end(self, deadline: float) -> None:
+        """Wait for a look that is under way: what hangs is not to hang once more."""
+        with self._lock:
+            look = self._look
+            is_alive = look is not None and 0 <= self._clock() - look.at < self._refresh_timeout
+        if look is None or not is_alive:
+            return
+        try:
+            look.outcome.exception(max(0.0, deadline - time.monotonic()))
+        except TimeoutError:
+            raise LoadPending(f"the versions of {self.name} are still being listed; try again later") from None
 
     def with_terms(self, policy: VersionPolicy | None, options: Hashable = None) -> ModelRepository:
         """Return another repository that differs in its policy and options, and knows what this one knows."""
@@ -315,6 +352,20 @@ class ModelRepository:
             }
             other._known = other._succeeding(known, settled, sightings)
         return other
+
+    def succeed(self, other: ModelRepository) -> None:
+        """Offer what another one knows, until the first listing has succeeded, for which nobody waits then.
+
+        Does nothing if it has.
+        """
+        known = other._known
+        with self._lock:
+            if known is None or self._known is not None:
+                return
+            # Whatever look is under way or yet to come is a later one.
+            self._expired = -1
+            listing = self._listing(0, known.since, known.settled, {}, None)
+            self._known = listing._replace(is_outdated=True, is_borrowed=True)
 
     def _adopt(self, version: ModelVersion) -> ModelVersion:
         # The same object, wherever it can be: a look-up of it is an identity check.
@@ -435,7 +486,7 @@ class ModelRepository:
             look.outcome.set_result(listing)
 
     def _fail(self, look: _Look, error: BaseException) -> None:
-        kept = self._keep(look.ticket) if isinstance(error, Exception) else None
+        kept = self._keep(look.ticket, error) if isinstance(error, Exception) else None
         is_awaited = self._end(look)
         if kept or not is_awaited:
             what = f"{self.name}: {'keeping the versions known' if kept else 'its versions are not known'}"
@@ -475,11 +526,13 @@ class ModelRepository:
             )
         return dict(sorted(found.items()))
 
-    def _keep(self, ticket: int) -> _Listing | None:
+    def _keep(self, ticket: int, error: Exception) -> _Listing | None:
         """Believe what is known, if anything is, for another while: a storage that fails is not asked all the time."""
         with self._lock:
             if self._known and self._known.ticket < ticket:
                 self._known = self._known._replace(ticket=ticket, since=self._clock(), is_outdated=False)
+                if self._known.is_borrowed and isinstance(error, StorageUnavailable):
+                    self._known = self._known._replace(failure=type(error)(*error.args))
             return self._known
 
     def _accept(self, ticket: int, found: Mapping[int, ModelVersion], begun: float, ended: float) -> _Listing:
@@ -520,7 +573,7 @@ class ModelRepository:
                 continue
             since = _seen_since(known.sightings.get(number), version, begun)
             has_stayed = since is not None and begun - since >= self._settle
-            if has_stayed or (known.is_outdated and not _is_young(version, ended)):
+            if has_stayed or ((known.is_outdated or known.is_borrowed) and not _is_young(version, ended)):
                 settled[number] = version
                 continue
             sightings[number] = _Sighting(version, ended if since is None else since)
@@ -533,7 +586,7 @@ class ModelRepository:
     ) -> _Listing:
         """Return what the same look has found, seen otherwise."""
         listing = self._listing(known.ticket, known.since, settled, sightings, known)
-        return listing._replace(is_outdated=known.is_outdated)
+        return listing._replace(is_outdated=known.is_outdated, is_borrowed=known.is_borrowed, failure=known.failure)
 
     def _listing(
         self,
@@ -583,7 +636,7 @@ def _keep_same(known: Mapping[int, ModelVersion], found: Mapping[int, ModelVersi
 def _is_same(one: ModelVersion, other: ModelVersion) -> bool:
     # The same bytes may have moved from "007" to "7", and what we have of them is not there any more. Digests cost more
     # than a look at the blobs, which mostly are what they were.
-    return one.prefix == other.prefix and (one.blobs == other.blobs or one == other)
+    return one.storage is other.storage and one.prefix == other.prefix and (one.blobs == other.blobs or one == other)
 
 
 def _version(directory: str) -> int | None:

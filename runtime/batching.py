@@ -14,7 +14,7 @@ from model_cache.repository import ModelVersion
 from runtime.batching_servable import BatchingServable
 from runtime.errors import quoted
 from runtime.servable import Servable
-from runtime.signature import DYNAMIC, Signature
+from runtime.signature import DYNAMIC, Signature, batch_axis
 
 logger = logging.getLogger(__name__)
 
@@ -183,9 +183,13 @@ def _why_not(signature: Signature) -> str:
     for spec in signature.inputs.values():
         if spec.shape is None or spec.shape[:1] != (DYNAMIC,):
             return f"input '{spec.name}' has shape {spec.shape}; want an open first dimension"
+        if batch_axis(spec.layout):
+            return f"input '{spec.name}' has layout {spec.layout}; want one that begins with N"
     for spec in signature.outputs.values():
         if spec.shape is not None and spec.shape[:1] != (DYNAMIC,):
             return f"output '{spec.name}' has shape {spec.shape}; want an open first dimension"
+        if batch_axis(spec.layout):
+            return f"output '{spec.name}' has layout {spec.layout}; want one that begins with N"
     return ""
 
 

@@ -21,9 +21,10 @@ from math import inf
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple
 
-from runtime.errors import DeadlineExceeded, InferenceFailed, InvalidRequest, Overloaded
+from runtime.errors import CannotReshape, DeadlineExceeded, InferenceFailed, InvalidRequest, Overloaded
 from runtime.inputs import check_inputs
 from runtime.servable import Observed, Observer, Servable, Tensors, Usage
+from runtime.signature import DYNAMIC, Signature
 from runtime.stacking import Shapes, join, longest, row_size, rows_of, stack, unstack
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ _PADDED_ANYWAY = 1 << 20
 """Bytes that a batch may have whatever its requests have."""
 _MOST_FILLED = 256 << 20
 """Bytes that rows may have which are there for the sake of an allowed batch size."""
+_MAY_BE_ANOTHERS = (InvalidRequest, InferenceFailed, CannotReshape, MemoryError)
+"""What a batch fails with if one of its requests is to blame, or all of them together are too large."""
 _NOT_BY_ROWS = (
     "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the input tensors"
 )
@@ -79,6 +82,8 @@ class BatchingServable:
         self._parameters = parameters
         self._timeout = parameters.batch_timeout_micros / 1e6
         self._queue_timeout = queue_timeout
+        # How many rows a batch of each signature may have.
+        self._limits = {name: min([parameters.batch_limit, *_upper_bounds(inner.signatures[name])]) for name in batched}
         # Replaced as a whole, and only by smaller ones: signatures turn out not to be what they look like.
         self._batched = batched
         # Guards all below, and the tasks of batches that wait. Once a batch is taken, its tasks stay.
@@ -124,7 +129,7 @@ class BatchingServable:
         # There is nothing to pad with, and nothing to gain.
         if not all(array.size for array in inputs.values()):
             return self._inner.predict(signature_name, inputs, deadline)
-        if rows > self._parameters.batch_limit:
+        if rows > self._limits[signature_name]:
             return self._predict_in_parts(signature_name, inputs, rows, deadline)
         return self._predict_in_batch(signature_name, _Task(inputs, rows, deadline))
 
@@ -133,7 +138,8 @@ class BatchingServable:
 
     def _predict_in_parts(self, signature_name: str, inputs: Tensors, rows: int, deadline: float | None) -> Tensors:
         """Run what is too large for a batch in parts, one after the other, each with whatever else waits."""
-        sizes = [min(self._parameters.batch_limit, rows - at) for at in range(0, rows, self._parameters.batch_limit)]
+        limit = self._limits[signature_name]
+        sizes = [min(limit, rows - at) for at in range(0, rows, limit)]
         parts = unstack(inputs, sizes, rows) or []
         tasks = [_Task(part, size, deadline) for part, size in zip(parts, sizes, strict=True)]
         answers = [self._predict_in_batch(signature_name, task) for task in tasks]
@@ -161,7 +167,7 @@ class BatchingServable:
     def _join(self, key: _Key, task: _Task) -> _Batch:
         """Put the task into a batch that waits. Needs the lock."""
         same = [batch for batch in self._waiting if batch.key == key]
-        limit = self._parameters.batch_limit
+        limit = self._limits[key.signature_name]
         if same and same[-1].rows + task.rows <= limit and self._is_worth_padding(same[-1], task):
             same[-1].add(task, limit)
             return same[-1]
@@ -292,7 +298,8 @@ class BatchingServable:
         if tasks and self._observer is not None:
             self._observer.stacked(rows)
         padded = self._parameters.padded(rows)
-        if (padded - rows) * sum(task.size for task in tasks) > _MOST_FILLED * rows:
+        is_too_much = (padded - rows) * sum(task.size for task in tasks) > _MOST_FILLED * rows
+        if is_too_much or padded > self._limits[signature_name]:
             padded = rows
         if len(tasks) == 1 and rows == padded:
             return [self._inner.predict(signature_name, tasks[0].inputs, tasks[0].deadline)]
@@ -301,8 +308,8 @@ class BatchingServable:
         try:
             inputs = stack([task.inputs for task in tasks], padded)
             outputs = self._inner.predict(signature_name, inputs, leader.deadline)
-        # One of them may be to blame, and only that one is to hear of it; or all of them together are too large.
-        except (InvalidRequest, InferenceFailed, MemoryError) as exc:
+        # Only who is to blame is to hear of it.
+        except _MAY_BE_ANOTHERS as exc:
             batch.is_telling = not isinstance(exc, MemoryError)
             logger.info("a batch of %d requests to %s is run one by one, as it failed: %s", len(tasks), self._name, exc)
             return [None] * len(tasks)
@@ -397,6 +404,12 @@ class _Batch:
     def live(self) -> list[_Task]:
         """Return the tasks that are run: those whose time was not over when it was taken."""
         return [task for task in self.tasks if not task.is_over(self.taken_at)]
+
+
+def _upper_bounds(signature: Signature) -> list[int]:
+    """Return those of the inputs' first dimensions that have one."""
+    bounds = [spec.bounds[0][1] for spec in signature.inputs.values() if spec.bounds]
+    return [most for most in bounds if most != DYNAMIC]
 
 
 def _deadline(task: _Task) -> float:

@@ -132,9 +132,9 @@ def _inputs(
         check_inputs(specs, heads)
         return {name: tensor_proto.decode(name, proto, heads[name]) for name, proto in protos.items()}
     # Imported by who needs it.
-    from runtime.images import accepts_images, decode_images
+    from runtime.images import decode_images
 
-    images = {name for name in files if accepts_images(specs[name])}
+    images = {name for name in files if specs[name].takes_images}
     check_inputs(_without(images, specs), _without(images, heads))
     inputs = {name: tensor_proto.decode(name, proto, heads[name]) for name, proto in protos.items()}
     return decode_images(specs, inputs, deadline)

@@ -15,7 +15,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from model_cache.disk import DiskCache, Files
 from model_cache.manifest import read_manifest
 from model_cache.needed import is_compiled
 from model_cache.repository import ModelVersion
+from runtime.options import ModelOptions
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ _READ = 1 << 20
 OWN_PROPERTIES = frozenset({"CACHE_DIR", "CACHE_MODE", "WEIGHTS_PATH", "ENABLE_WEIGHTLESS"})
 """With which OpenVINO is told to do other things."""
 _CHANGES = "DECANT_CHANGES"
+_NAMES = "DECANT_NAMES"
 # Who imports a model gives it threads of his own: it is the same model, and as quick, whoever has compiled it with how
 # many.
 _OF_THE_PROCESS = ("INFERENCE_NUM_THREADS", "ENABLE_CPU_PINNING")
@@ -140,26 +142,37 @@ def _header(line: bytes) -> Header:
     return header
 
 
-def with_defaults(config: Mapping[str, str] | None) -> dict[str, str]:
-    """Return all that a model is compiled with, of which these are the properties that were asked for."""
-    return {**DEFAULTS, **(config or {})}
-
-
-def properties_of(config: Mapping[str, str], changes: object = None) -> dict[str, str]:
-    """Return which of these properties make models that are compiled with them what they are.
+def identity_of(
+    config: Mapping[str, str] | None, options: ModelOptions, names: Sequence[Mapping[str, str]] = ()
+) -> dict[str, str]:
+    """Return what makes models that are compiled so what they are, as `Header.properties`.
 
     Args:
-        changes: what was done to the model before that, as JSON has it; it counts like a property.
+        config: properties that hold for all models, see `config_of`.
+        names: what a model's tensors are called, which is how the options name them.
     """
+    config = config_of(config, options)
     properties = {name: value for name, value in config.items() if name not in _OF_THE_PROCESS}
-    if changes is not None:
-        properties[_CHANGES] = hashlib.sha256(json.dumps(changes).encode()).hexdigest()
+    # What is done to the model before that counts like a property.
+    if options.changes:
+        properties[_CHANGES] = _sha256(options.changes)
+        if any(names):
+            properties[_NAMES] = _sha256([sorted(each.items()) for each in names])
     return properties
 
 
-def beginning_of(properties: Mapping[str, str]) -> str:
-    """Return how the names of files begin that are compiled with these properties, see `properties_of`."""
-    return f"{_short(json.dumps(sorted(properties.items())))}-"
+def config_of(config: Mapping[str, str] | None, options: ModelOptions) -> dict[str, str]:
+    """Return all that a model is compiled with: first its own properties, then those of all, then the default ones."""
+    return {**DEFAULTS, **(config or {}), **dict(options.properties)}
+
+
+def beginning_of(identity: Mapping[str, str]) -> str:
+    """Return how the names of files begin that are compiled so, whatever the model's tensors are called."""
+    return f"{_short(json.dumps(sorted(item for item in identity.items() if item[0] != _NAMES)))}-"
+
+
+def _sha256(content: object) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 class CompiledFiles:

@@ -15,7 +15,7 @@ from model_cache.disk import DiskCache, Files
 from model_cache.errors import ModelCacheError
 from model_cache.repository import ModelVersion
 from model_cache.timeline import span
-from runtime.compiled import CompiledFiles, CompiledModel, Origin, Unfit, can_be_exported, properties_of, with_defaults
+from runtime.compiled import CompiledFiles, CompiledModel, Origin, Unfit, can_be_exported, config_of, identity_of
 from runtime.openvino_core import DEVICE, core, openvino, reason, unsupported
 from runtime.options import DEFAULTS, ModelOptions
 from runtime.ports import NO_NAMES, Names
@@ -40,15 +40,13 @@ class Recipe(NamedTuple):
     options: ModelOptions = DEFAULTS
     names: Names = NO_NAMES
     """What its tensors are called, which is how the options name them."""
-    config: Mapping[str, str] = with_defaults(None)
+    config: Mapping[str, str] = config_of(None, DEFAULTS)
     """All properties that it is compiled with, see `recipe_of`."""
 
     @property
     def identity(self) -> dict[str, str]:
         """What makes models that are compiled so what they are, as `Header.properties`."""
-        changes = self.options.changes
-        names = [sorted(each.items()) for each in self.names]
-        return properties_of(self.config, [changes, names] if changes else None)
+        return identity_of(self.config, self.options, self.names)
 
     @property
     def is_for_others(self) -> bool:
@@ -99,7 +97,7 @@ def recipe_of(options: ModelOptions, names: Names, config: Mapping[str, str] | N
     Args:
         config: properties that hold for all models, if this one has none of its own.
     """
-    return Recipe(options, names, with_defaults({**(config or {}), **dict(options.properties)}))
+    return Recipe(options, names, config_of(config, options))
 
 
 class Made(NamedTuple):

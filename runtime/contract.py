@@ -35,6 +35,8 @@ QUICK_OUTPUTS = 16 << 10
 QUICK_PATIENCE = 0.005
 """Seconds that others wait at most for a model that has been quick so far."""
 
+_MOMENT = 1.0
+"""Seconds for what should be known."""
 METRICS = b"/metrics"
 HEALTH = (b"/v2/health/live", b"/v2/health/ready")
 """KServe's paths, beside the contract's."""
@@ -338,7 +340,8 @@ class Call:
             raise Unsupported("this server has no configuration that could be reloaded")
         # As in OpenVINO Model Server: 201 for what has changed.
         status = 201 if contract.reload() else 200
-        return contract.ok(_look_at_all(contract.server), self._accepted)._replace(status=status)
+        # What cannot be listed has been waited for.
+        return contract.ok(_look_at_all(contract.server, _MOMENT), self._accepted)._replace(status=status)
 
 
 def health(method: str, path: bytes, is_ready: Callable[[], bool]) -> Answer | None:
@@ -371,8 +374,8 @@ def _look(server: ModelServer, target: urls.Target) -> bytes:
         return encode_metadata(target.name, lease.id.version, lease.servable.signatures)
 
 
-def _look_at_all(server: ModelServer) -> bytes:
-    return encode_config({name: _rows(states) for name, states in server.statuses().items()})
+def _look_at_all(server: ModelServer, patience: float | None = None) -> bytes:
+    return encode_config({name: _rows(states) for name, states in server.statuses(patience).items()})
 
 
 def _rows(states: Iterable[VersionStatus]) -> Iterator[tuple[int, str, str, str]]:

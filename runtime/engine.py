@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,13 +19,13 @@ from model_cache.disk import DiskCache, Files
 from model_cache.errors import LoadFailed
 from model_cache.repository import ModelVersion
 from runtime.behind import QUIET, Chore
-from runtime.compiler import Compiler, Made, Recipe, Unsuited, recipe_of
+from runtime.compiler import Compiler, Made, Recipe, Sizes, Unsuited, recipe_of
 from runtime.errors import CannotReshape, InvalidRequest
 from runtime.formats import model_file
 from runtime.memory import Meter, upper_bound
 from runtime.openvino_core import add_extension, core, reason
-from runtime.openvino_servable import OpenVinoServable
-from runtime.options import ModelOptions, options_of
+from runtime.openvino_servable import Compiled, OpenVinoServable
+from runtime.options import options_of
 from runtime.ports import NO_NAMES, Names, signature_of
 from runtime.servable import LoadPhases
 from runtime.signature import DEFAULT_SIGNATURE
@@ -40,8 +40,6 @@ POOL_TIMEOUT = 30.0
 """Seconds to wait for a free infer request; TensorFlow Serving gives a whole REST request as long."""
 _MOST = 4
 """How many times the upper bound a measurement may say; what is beyond that is requests' rather than the model's."""
-MAX_REQUESTS = 100_000
-"""Infer requests of a model; OpenVINO Model Server's limit."""
 MAPPING = "mapping_config.json"
 _MEASURED = 1024
 
@@ -141,19 +139,17 @@ class OpenVinoLoader:
             raise LoadFailed(f"the files of {version} have gone or cannot be read: {exc.strerror}") from exc
         recipe = recipe_of(options, names, self._config)
         with _failing(version, path, files):
-            self._check(options)
+            self._add_extension()
             try:
                 made = self._compiler.make(version, files, path, recipe)
-                return self._servable(version, recipe, made.model, path if options.is_auto else None), made
+                return self._servable(version, files, path, recipe, made.model), made
             except (Unsuited, RuntimeError) as exc:
                 if not options.is_auto:
                     raise
                 logger.debug("%s is compiled for one shape at a time: %s", version, exc)
             return self._shaped(version, files, path, recipe), Made(None, is_imported=False)
 
-    def _check(self, options: ModelOptions) -> None:
-        if options.requests > MAX_REQUESTS:
-            raise Unsuited(f"Nireq parameter too high: {options.requests} is given; want {MAX_REQUESTS} at most")
+    def _add_extension(self) -> None:
         if self._extension:
             try:
                 add_extension(self._extension)
@@ -161,28 +157,59 @@ class OpenVinoLoader:
                 raise Unsuited(f"cpu_extension {self._extension}: {exc}") from exc
 
     def _servable(
-        self, version: ModelVersion, recipe: Recipe, model: Any, stored: Path | None = None
+        self, version: ModelVersion, files: Files, path: Path, recipe: Recipe, model: Any, sizes: Sizes | None = None
     ) -> OpenVinoServable:
         """
         Args:
-            stored: where the model is whose shapes metadata tells; None if those are this one's.
+            model: what the recipe makes of what is in the path.
+            sizes: that it is compiled for, as `Recipe.compile` has them.
         """
         options = recipe.options
-        signature = signature_of(model, recipe.names)
-        if stored is not None:
+        own = signature = signature_of(model, recipe.names)
+        if options.is_auto and sizes is None:
             from runtime.preparing import prepare, with_stored_shapes
 
-            own = prepare(stored, options, recipe.names, {})
-            signature = with_stored_shapes(signature, signature_of(own, recipe.names))
+            signature = with_stored_shapes(own, signature_of(prepare(path, options, recipe.names, {}), recipe.names))
+
+        def compile_anew() -> Compiled:
+            with _failing(version, path, files):
+                again = recipe.compile(path, sizes=sizes)
+                # What is read where it lies may have been replaced.
+                if signature_of(again, recipe.names) != own:
+                    raise Unsuited("its inputs and outputs are not what they were")
+                return self._with_initial_states(again, path, recipe)
+
+        def why_not(shapes: Sequence[tuple[int, ...]], states: Mapping[str, tuple[int, ...]]) -> str:
+            # Only who has seen an inference fail asks.
+            from runtime.preparing import prepare, why_not
+
+            try:
+                return why_not(prepare(path, options, recipe.names, sizes), shapes, states, files.directory)
+            # Its files may have gone, or names be the engine's own; what it has of the model may run all the same.
+            except (RuntimeError, Unsuited, KeyError):
+                return ""
+
         return OpenVinoServable(
             str(version),
-            model,
+            self._with_initial_states(model, path, recipe),
             signature,
             self._pool_timeout,
             self._meter,
             options.requests or self._requests,
             misfit=CannotReshape if options.is_auto else InvalidRequest,
+            compile_anew=compile_anew,
+            why_not=why_not,
         )
+
+    def _with_initial_states(self, model: Any, path: Path, recipe: Recipe) -> Compiled:
+        options = recipe.options
+        # Nobody else sets states.
+        if options.stateful is None:
+            return Compiled(model)
+        from runtime.initial_states import initial_states
+        from runtime.preparing import prepare
+
+        return Compiled(model, initial_states(prepare(path, options, recipe.names), options.device, recipe.config))
 
     def _shaped(self, version: ModelVersion, files: Files, path: Path, recipe: Recipe) -> ShapedServable:
         """Return what compiles the model for each shape, having seen that it can be compiled for its own."""
@@ -192,9 +219,9 @@ class OpenVinoLoader:
         def make(shapes: Shapes) -> OpenVinoServable:
             sizes = dict(zip(signature.inputs, shapes, strict=True))
             with _failing(version, path, files):
-                return self._servable(version, recipe, recipe.compile(path, sizes=sizes))
+                return self._servable(version, files, path, recipe, recipe.compile(path, sizes=sizes), sizes)
 
-        own = self._servable(version, recipe, recipe.compile(path, sizes={}))
+        own = self._servable(version, files, path, recipe, recipe.compile(path, sizes={}), {})
         signature = opened(own.signatures[DEFAULT_SIGNATURE], recipe.options)
         concurrency = own.concurrency
         own.close()

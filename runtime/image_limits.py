@@ -55,9 +55,13 @@ class Room:
                 self._changed.notify_all()
 
 
+def too_late() -> DeadlineExceeded:
+    return DeadlineExceeded("the request's time was over while its images were decoded")
+
+
 def _too_late(left: float, patience: float) -> Exception:
     if left <= patience:
-        return DeadlineExceeded("the request's time was over while its images were decoded")
+        return too_late()
     return Overloaded(f"images of other requests were being decoded for {patience:.0f} s")
 
 
@@ -72,7 +76,7 @@ class Budget:
         """Raise InvalidRequest if there are too many images."""
         if images > MAX_IMAGES:
             raise InvalidRequest(f"the request has {images} encoded images; want at most {MAX_IMAGES}")
-        self._deadline = deadline
+        self.deadline = deadline
         self._room = room
         self._pixels = MAX_PIXELS
         self._bytes = MAX_BYTES
@@ -88,7 +92,7 @@ class Budget:
         self._pixels -= pixels
         if self._pixels < 0:
             raise InvalidRequest(f"the request's images have more than {MAX_PIXELS} pixels together")
-        with self._room.taken(pixels, self._deadline):
+        with self._room.taken(pixels, self.deadline):
             yield
 
     def take_bytes(self, size: int) -> None:

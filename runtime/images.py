@@ -9,6 +9,7 @@ Nothing is decoded before it is known how much it will be: a few bytes of a file
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -17,23 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.codecs.dtypes import is_string, tf_name
-from runtime.errors import InvalidRequest, quoted
+from runtime.errors import InvalidRequest, Overloaded, quoted
 from runtime.image_limits import Budget
 from runtime.servable import Tensors
-from runtime.signature import DYNAMIC, TensorSpec
+from runtime.signature import ANY_SIZE, DYNAMIC, Range, TensorSpec
 
-Range = tuple[int, int]
+logger = logging.getLogger(__name__)
 
 _DTYPES = frozenset({"float16", "float32", "float64", "int8", "int16", "int32", "uint8", "uint16"})
 _NHWC = "NHWC"
 _N, _H, _W, _C = range(4)
 _CAUSE = 120
 """Bytes that are quoted of what Pillow says."""
-
-
-def accepts_images(spec: TensorSpec) -> bool:
-    """Whether files sent for an input are taken for images, if only to say why they cannot be used."""
-    return not is_string(spec.dtype) and spec.shape is not None and len(spec.shape) == len(_NHWC)
 
 
 def encoded(specs: Mapping[str, TensorSpec], inputs: Tensors) -> list[str]:
@@ -56,7 +52,7 @@ def decode_images(specs: Mapping[str, TensorSpec], inputs: Tensors, deadline: fl
     Raises:
         InvalidRequest: an input is not for images, or these are not for it, or no images, or too large.
         DeadlineExceeded: it has passed.
-        Overloaded: other requests' images are being decoded.
+        Overloaded: other requests' images are being decoded, or there is no memory.
     """
     names = encoded(specs, inputs)
     if not names:
@@ -69,8 +65,8 @@ def decode_images(specs: Mapping[str, TensorSpec], inputs: Tensors, deadline: fl
 
 def _files(spec: TensorSpec, array: NDArray[Any]) -> list[bytes]:
     """Return the files of an input that these may be meant for."""
-    name, layout = spec.name, _letters(spec.layout)
-    if not accepts_images(spec):
+    name, layout = spec.name, spec.layout
+    if not spec.takes_images:
         raise InvalidRequest(f"input '{name}' has encoded images; want {tf_name(spec.dtype)} of shape {spec.shape}")
     if not _is_nhwc(layout):
         raise InvalidRequest(
@@ -90,11 +86,6 @@ def _files(spec: TensorSpec, array: NDArray[Any]) -> list[bytes]:
     if len(files) != _clamp(len(files), limits):
         raise InvalidRequest(f"Invalid input batch size: input '{name}' has {len(files)} images; want {_said(limits)}")
     return files
-
-
-def _letters(layout: str) -> str:
-    """Return a layout in its short form: OpenVINO says [N,H,W,C] of NHWC."""
-    return layout.translate({ord(char): None for char in "[], "})
 
 
 def _is_nhwc(layout: str) -> bool:
@@ -118,6 +109,9 @@ def _decode(spec: TensorSpec, files: list[bytes], budget: Budget) -> NDArray[Any
             batch.put(i, file, where)
         except BadImage as exc:
             raise InvalidRequest(f"Image parsing failed: {where}: {quoted(str(exc), _CAUSE)}") from exc
+        except MemoryError as exc:
+            logger.warning("no memory for %s: %s", where, exc)
+            raise Overloaded(f"there is no memory now for {where}") from exc
     return batch.array
 
 
@@ -137,15 +131,15 @@ class _Batch:
         """Decode image ``i``, those before which are there.
 
         Raises:
-            BadImage: see `EncodedImage`.
+            BadImage, DeadlineExceeded: see `EncodedImage`.
         """
         from runtime.image_files import EncodedImage
         from runtime.image_sizes import resize
 
-        image = EncodedImage(file)
+        image = EncodedImage(file, self._budget.deadline)
         if i and self._is_open:
             self._check_size(image.height, image.width, where)
-        with self._budget.decoding(image.height * image.width):
+        with self._budget.decoding(image.cost):
             pixels = image.decode()
             self._check_channels(i, pixels.shape[2], where)
             if not i:
@@ -180,8 +174,10 @@ def _range(spec: TensorSpec, axis: int) -> Range:
     if spec.bounds is not None:
         return spec.bounds[axis]
     # Not any size, where any will do: as in OpenVINO Model Server, an image becomes as large as what is in the file.
-    size = spec.told_shape[axis] if spec.told_shape is not None else DYNAMIC
-    return (0, DYNAMIC) if size == DYNAMIC else (size, size)
+    # There may be any number of them.
+    shape = spec.shape if axis == _N else spec.told_shape
+    size = shape[axis] if shape is not None else DYNAMIC
+    return ANY_SIZE if size == DYNAMIC else (size, size)
 
 
 def _clamp(size: int, limits: Range) -> int:

@@ -27,12 +27,14 @@ def read_names(model: str, path: Path) -> Names:
         OSError: it is there and cannot be read.
     """
     try:
+        # To open a pipe would be to wait for who writes to it.
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no file")
         with path.open("rb") as file:
             data = file.read(MAX_SIZE + 1)
+        return _parse(data)
     except FileNotFoundError:
         return NO_NAMES
-    try:
-        return _parse(data)
     except (ValueError, RecursionError) as exc:
         logger.warning("%s: ignoring its %s: %s", model, path.name, exc)
         return NO_NAMES
@@ -50,6 +52,11 @@ def _parse(data: bytes) -> Names:
 
 
 def _names(kind: str, value: object) -> dict[str, str]:
-    if not isinstance(value, dict) or not all(isinstance(name, str) and name for name in value.values()):
-        raise ValueError(f"its {kind} are {str(value)[:100]}; want an object of names")
+    if not isinstance(value, dict) or not all(_is_name(name) for name in value.values()):
+        raise ValueError(f"its {kind} are {ascii(value)[:100]}; want an object of names")
     return value
+
+
+def _is_name(name: object) -> bool:
+    # What cannot be printed may be half a character, which no answer could have in it.
+    return isinstance(name, str) and bool(name) and name.isprintable()

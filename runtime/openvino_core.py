@@ -76,9 +76,7 @@ def check_properties(properties: Mapping[str, str]) -> None:
         core().compile_model(core().read_model(_NOTHING, b""), DEVICE, dict(properties))
     # OpenVINO's only error class.
     except RuntimeError as exc:
-        # Where in its sources it says so comes first.
-        reason = re.sub(r"^(Exception from .*\n|Check '.*' failed at \S+\s+)*", "", str(exc))
-        raise ValueError(reason.strip()[:500]) from exc
+        raise ValueError(reason(exc)) from exc
 
 
 def unsupported(device: str, properties: Mapping[str, str]) -> list[str]:
@@ -88,11 +86,9 @@ def unsupported(device: str, properties: Mapping[str, str]) -> list[str]:
         RuntimeError: there is no such device.
     """
     first, _, behind = device.partition(":")
-    # AUTO:GPU(2),-CPU has priorities, or leaves some out. Alone it is made of all that there are.
-    devices = [
-        first,
-        *(name.partition("(")[0].strip(" -") for name in (behind or ",".join(core().available_devices)).split(",")),
-    ]
+    # AUTO:GPU(2),-CPU has priorities, or leaves some out. It is made of all that there are if none is named.
+    named = [name.partition("(")[0].strip() for name in behind.split(",") if not name.strip().startswith("-")]
+    devices = [first, *(filter(None, named) if any(named) else core().available_devices)]
     known = {name for each in devices for name in core().get_property(each, "SUPPORTED_PROPERTIES")}
     return sorted(properties.keys() - known - _OF_THE_CORE)
 

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-Range = tuple[int, int]
-"""The least and the largest size of a dimension; (n, n) is a fixed one, (0, -1) any."""
+from runtime.signature import Range
+
 Shape = tuple[Range, ...]
 
 AUTO = "auto"
 """Instead of a shape or a batch size: whatever a request brings."""
 ANY = ""
 """Instead of an input's name: the only input, or all of them."""
+MAX_REQUESTS = 100_000
+"""Infer requests of a model; OpenVINO Model Server's limit."""
 MAX_SEQUENCES = 500
 """Sequences of a stateful model at a time, as long as nothing else is said."""
 
@@ -56,7 +58,7 @@ class ModelOptions(NamedTuple):
     shape: tuple[tuple[str, Shape | str], ...] = ()
     """By input: a shape, or `AUTO`. `ANY` is the one input of a model that has one, or with `AUTO` all inputs."""
     batch_size: Range | str | None = None
-    """None is the model's own."""
+    """None is the model's own, and what there is beside a shape."""
     layout: tuple[tuple[str, Layout], ...] = ()
     """By input or output; `ANY` is the one input, or all inputs."""
     steps: tuple[tuple[str, ImageSteps], ...] = ()

@@ -1,4 +1,4 @@
-"""A few things that many callers need: each is lent to one at a time, and whoever has waited longest comes first."""
+"""What callers wait for: a few things that are lent to one at a time each, and a lock that many hold, or one alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ T = TypeVar("T")
 
 
 class Pool(Generic[T]):
-    """A queue of Python's would let whoever has just given one back take it again, before those who wait wake up."""
+    """Whoever has waited longest comes first.
+
+    A queue of Python's would let whoever has just given one back take it again, before those who wait wake up.
+    """
 
     def __init__(self, things: Iterable[T]) -> None:
         # Guards the two below, of which one is empty at any time.
@@ -59,3 +62,43 @@ class Pool(Generic[T]):
                 self._waiting.popleft().put(thing)
             else:
                 self._idle.append(thing)
+
+
+class SharedLock:
+    """Whoever wants it alone waits for those who hold it, and those who come later wait for him."""
+
+    def __init__(self) -> None:
+        # Guards the next three, of which the second is true only if there is one holder.
+        self._changed = threading.Condition()
+        self._holders = 0
+        self._is_exclusive = False
+        self._waiting_alone = 0
+
+    def acquire(self, timeout: float, *, is_exclusive: bool) -> bool:
+        """Return whether it was to be had within so many seconds."""
+        timeout = min(timeout, threading.TIMEOUT_MAX)
+        with self._changed:
+            is_free = self._wait_alone(timeout) if is_exclusive else self._changed.wait_for(self._is_open, timeout)
+            if is_free:
+                self._holders += 1
+                self._is_exclusive = is_exclusive
+            return is_free
+
+    def release(self) -> None:
+        with self._changed:
+            self._holders -= 1
+            self._is_exclusive = False
+            if not self._holders:
+                self._changed.notify_all()
+
+    def _is_open(self) -> bool:
+        return not self._is_exclusive and not self._waiting_alone
+
+    def _wait_alone(self, timeout: float) -> bool:
+        self._waiting_alone += 1
+        try:
+            return self._changed.wait_for(lambda: not self._holders, timeout)
+        finally:
+            self._waiting_alone -= 1
+            # If the time was over, those behind wait for nobody any more.
+            self._changed.notify_all()

@@ -10,7 +10,7 @@ import numpy as np
 from model_cache.errors import LoadFailed
 from runtime.codecs.dtypes import bfloat16
 from runtime.openvino_core import openvino
-from runtime.signature import DYNAMIC, Dtype, Signature, TensorSpec
+from runtime.signature import ANY_SIZE, DYNAMIC, Dtype, Signature, TensorSpec
 
 # OpenVINO's name of an element type -> numpy's, where they differ and where they do not.
 _DTYPES = {
@@ -28,7 +28,6 @@ _DTYPES = {
     "boolean": "bool",
     "string": "object",
 }
-_ANY = (0, DYNAMIC)
 
 
 class Names(NamedTuple):
@@ -89,7 +88,7 @@ def _spec(kind: str, port: Any, names: Mapping[str, str]) -> TensorSpec:
         return TensorSpec(name, _dtype(kind, name, port), None, layout)
     dims = tuple(dim.get_length() if dim.is_static else DYNAMIC for dim in shape)
     bounds = tuple((dim.get_min_length(), dim.get_max_length()) for dim in shape)
-    is_bounded = any(size == DYNAMIC and bound != _ANY for size, bound in zip(dims, bounds, strict=True))
+    is_bounded = any(size == DYNAMIC and bound != ANY_SIZE for size, bound in zip(dims, bounds, strict=True))
     return TensorSpec(name, _dtype(kind, name, port), dims, layout, bounds if is_bounded else None)
 
 

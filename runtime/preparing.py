@@ -6,22 +6,18 @@ model. Its texts (``src/status.cpp``) are the beginnings of ours.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from runtime.compiler import Sizes, Unsuited
 from runtime.openvino_core import core, from_package, in_package, openvino, reason
-from runtime.options import ANY, AUTO, ImageSteps, Layout, ModelOptions, Range, Shape
+from runtime.options import ANY, AUTO, ImageSteps, Layout, ModelOptions, Shape
 from runtime.ports import Names, layout_of, public_name
-from runtime.signature import DYNAMIC, Signature, batch_axis
-
-logger = logging.getLogger(__name__)
+from runtime.signature import ANY_SIZE, DYNAMIC, Range, Signature, batch_axis
 
 T = TypeVar("T")
 
-_OPEN: Range = (0, DYNAMIC)
 _COLOR_FORMATS = {
     "NV12": "NV12_SINGLE_PLANE",
     "NV12_2": "NV12_TWO_PLANES",
@@ -29,6 +25,11 @@ _COLOR_FORMATS = {
     "I420_3": "I420_THREE_PLANES",
 }
 """OpenVINO's names of them, where they differ from Model Server's."""
+_PLANES = {"NV12_2": ["y", "uv"], "I420_3": ["y", "u", "v"]}
+"""What the inputs of each are called after the model's: x/y."""
+
+_SIZES = 100
+"""Of a model's constants that are tried for an input, the smallest."""
 
 
 class _Tensor(NamedTuple):
@@ -52,10 +53,6 @@ def prepare(path: Path, options: ModelOptions, names: Names, sizes: Sizes | None
         Unsuited: the options do not fit the model.
         RuntimeError: OpenVINO cannot read it.
     """
-    if options.is_auto and options.stateful:
-        raise Unsuited("Dynamic shape and dynamic batch size are not supported for stateful models")
-    if options.shape and options.batch_size is not None:
-        logger.warning("Both shape and batch size have been defined. Batch size parameter will be ignored.")
     model = core().read_model(path)
     if options.layout or options.steps:
         model = _preprocessed(model, options, names)
@@ -84,6 +81,38 @@ def opened(signature: Signature, options: ModelOptions) -> Signature:
         for name, spec in signature.outputs.items()
     }
     return signature._replace(inputs=inputs, outputs=outputs)
+
+
+def why_not(
+    model: Any, shapes: Iterable[tuple[int, ...]], states: Mapping[str, tuple[int, ...]], directory: Path
+) -> str:
+    """Return why OpenVINO's Model cannot take inputs of these shapes; nothing if it can, for all that shapes tell.
+
+    Args:
+        states: shapes of those that it begins with, by variable, if they are set.
+        directory: the model's, which is not told.
+    """
+    shapes = [*shapes, *states.values()]
+    try:
+        model = _with_states_as_inputs(model, states) if states else model
+        model.reshape({i: _partial_shape((size, size) for size in shape) for i, shape in enumerate(shapes)}, {})
+    except RuntimeError as exc:
+        return reason(exc, directory)
+    return ""
+
+
+def _with_states_as_inputs(model: Any, states: Mapping[str, tuple[int, ...]]) -> Any:
+    made = {}
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "ReadValue":
+            name = node.get_attributes()["variable_id"]
+            shape = _partial_shape((size, size) for size in states[name])
+            made[name] = openvino().op.Parameter(node.get_output_element_type(0), shape)
+            for target in node.output(0).get_target_inputs():
+                target.replace_source_output(made[name].output(0))
+    return openvino().Model(
+        model.get_results(), [*model.get_parameters(), *(made[name] for name in states)], "stateless"
+    )
 
 
 def with_stored_shapes(signature: Signature, stored: Signature) -> Signature:
@@ -148,7 +177,7 @@ def _add_steps(info: Any, steps: ImageSteps) -> None:
     # In the order of what clients send becoming what the model wants: means are of its channels, and no integers.
     if steps.color_format:
         given, wanted = map(_color_format, steps.color_format)
-        info.tensor().set_color_format(given, [])
+        info.tensor().set_color_format(given, _PLANES.get(steps.color_format[0], []))
         to_do.convert_color(wanted)
     if steps.precision:
         given, wanted = (getattr(types, name) for name in steps.precision)
@@ -175,7 +204,7 @@ def _reshape(model: Any, options: ModelOptions, names: Names, sizes: Sizes | Non
         shapes = dict.fromkeys(inputs, AUTO)
     else:
         shapes = _by_tensor("shape", options.shape, inputs)
-    batch_size = None if options.shape else options.batch_size
+    batch_size = options.batch_size
     wanted: dict[str, Any] = {}
     for name, tensor in inputs.items():
         if sizes is not None and (shapes.get(name) == AUTO or batch_size == AUTO):
@@ -184,27 +213,47 @@ def _reshape(model: Any, options: ModelOptions, names: Names, sizes: Sizes | Non
         elif name in shapes:
             wanted[name] = _with_shape(tensor, shapes[name])
         elif batch_size is not None:
-            wanted[name] = _with_batch(tensor, _OPEN if isinstance(batch_size, str) else batch_size)
+            wanted[name] = _with_batch(tensor, ANY_SIZE if isinstance(batch_size, str) else batch_size)
+    if batch_size is not None and not any(_has_batch(tensor) for tensor in inputs.values()):
+        layouts = ", ".join(f"'{name}' {tensor.layout or tensor.shape}" for name, tensor in inputs.items())
+        raise Unsuited(f"Invalid batch dimension in shape: want an input whose layout says which is N; have {layouts}")
     try:
         model.reshape({inputs[name].number: shape for name, shape in wanted.items()}, {})
         if sizes is None:
-            _keep_fixed(model, [tensor for name, tensor in inputs.items() if shapes.get(name) == AUTO])
+            _keep_fixed(model, [tensor for name, tensor in inputs.items() if shapes.get(name) == AUTO], _sizes(inputs))
     except RuntimeError as exc:
         given = ", ".join(f"'{name}' {shape}" for name, shape in wanted.items())
         raise Unsuited(f"Model could not be reshaped with requested shape: {given}: {reason(exc)}") from exc
 
 
-def _keep_fixed(model: Any, tensors: list[_Tensor]) -> None:
+def _keep_fixed(model: Any, tensors: list[_Tensor], sizes: set[int]) -> None:
     """Give back their sizes to those dimensions of open inputs for which the graph has no use in any other size.
 
-    Such as channels: requests that have others are told so before they reach the engine.
+    Such as channels, or what is multiplied by weights, where the engine would not look: it reads beyond an input that
+    is too small.
+
+    Args:
+        sizes: that other inputs have.
     """
     for tensor in tensors:
         for axis, dim in enumerate(tensor.shape if tensor.shape.rank.is_static else ()):
-            if dim.is_static and not any(
-                _takes(model, tensor.number, axis, size) for size in _others(dim.get_length())
-            ):
-                _set_size(model, tensor.number, axis, dim)
+            if dim.is_dynamic or _takes_any(model, tensor.number, axis, _others(dim.get_length())):
+                continue
+            # What is added to something of more may be of as many, and of no other size.
+            if dim.get_length() == 1 and _takes_any(model, tensor.number, axis, (sizes | _constant_sizes(model)) - {1}):
+                continue
+            _set_size(model, tensor.number, axis, dim)
+
+
+def _sizes(inputs: Mapping[str, _Tensor]) -> set[int]:
+    shapes = (tensor.shape for tensor in inputs.values() if tensor.shape.rank.is_static)
+    return {dim.get_length() for shape in shapes for dim in shape if dim.is_static}
+
+
+def _constant_sizes(model: Any) -> set[int]:
+    shapes = (op.get_output_partial_shape(0) for op in model.get_ops() if op.get_type_name() == "Constant")
+    sizes = {dim.get_length() for shape in shapes for dim in shape}
+    return set(sorted(sizes)[:_SIZES])
 
 
 def _others(size: int) -> set[int]:
@@ -212,7 +261,7 @@ def _others(size: int) -> set[int]:
     return {1, size + 1, 2 * size, 3 * size} - {size}
 
 
-def _takes_any(model: Any, number: int, axis: int, sizes: set[int]) -> bool:
+def _takes_any(model: Any, number: int, axis: int, sizes: Iterable[int]) -> bool:
     return any(_takes(model, number, axis, size) for size in sizes)
 
 
@@ -237,7 +286,7 @@ def _with_shape(tensor: _Tensor, shape: Shape | str) -> Any:
     if not isinstance(shape, str):
         return _partial_shape(shape)
     # The rank stays as it is.
-    return tensor.shape if tensor.shape.rank.is_dynamic else _partial_shape([_OPEN] * tensor.shape.rank.get_length())
+    return tensor.shape if tensor.shape.rank.is_dynamic else _partial_shape([ANY_SIZE] * tensor.shape.rank.get_length())
 
 
 def _with_batch(tensor: _Tensor, size: Range) -> Any:
@@ -247,6 +296,10 @@ def _with_batch(tensor: _Tensor, size: Range) -> Any:
     return openvino().PartialShape(
         [openvino().Dimension(*size) if axis == batch else dim for axis, dim in enumerate(tensor.shape)]
     )
+
+
+def _has_batch(tensor: _Tensor) -> bool:
+    return bool(tensor.shape.rank.is_dynamic or batch_axis(tensor.layout) < tensor.shape.rank.get_length())
 
 
 def _partial_shape(shape: Iterable[Range]) -> Any:

@@ -25,12 +25,20 @@ class Alarm(Protocol):
 class SequenceCleaner:
     """Sweeps every ``interval`` seconds, in one thread, which is there for as long as there is something to watch."""
 
-    def __init__(self, interval: float, make_alarm: Callable[[], Alarm] = threading.Event) -> None:
+    def __init__(
+        self,
+        interval: float,
+        make_alarm: Callable[[], Alarm] = threading.Event,
+        *,
+        on_drop: Callable[[], object] = lambda: None,
+    ) -> None:
         """
         Args:
             interval: what is idle is dropped after once to twice as long; 0 for never.
+            on_drop: called after a look that has dropped something.
         """
         self._interval = interval
+        self._on_drop = on_drop
         self._make_alarm = make_alarm
         # Guards the two below: there is an alarm, and a thread that waits for it, while there are sequences.
         self._lock = threading.Lock()
@@ -58,7 +66,11 @@ class SequenceCleaner:
         while not over.wait(self._interval):
             with self._lock:
                 watched = list(self._watched.items())
+            total = 0
             for sequences, name in watched:
                 count = sequences.sweep()
+                total += count
                 if count:
                     logger.info("dropped %d idle sequences of %s", count, name)
+            if total:
+                self._on_drop()

@@ -85,7 +85,9 @@ class Sequences(Generic[S]):
         finally:
             with self._lock:
                 if not is_to_stay:
-                    self._open.pop(sequence.id, None)
+                    # All may have been dropped meanwhile, and the id be another's.
+                    if self._open.get(sequence.id) is sequence:
+                        del self._open[sequence.id]
                 elif control is Control.END:
                     sequence.is_ending = False
             sequence.turns.give_back(None)
@@ -134,10 +136,14 @@ class Sequences(Generic[S]):
             sequence.turns.take(timeout)
         except TimeoutError:
             if is_end:
-                sequence.is_ending = False
+                with self._lock:
+                    sequence.is_ending = False
             raise
-        # Its start may have failed meanwhile, or it was swept before this waited.
-        if self._open.get(number) is not sequence:
+        # With the turn and the lock: a sweep that comes later sees that it is not idle.
+        with self._lock:
+            is_open = self._open.get(number) is sequence
+        # Its start may have failed meanwhile, or it was swept before this had the turn.
+        if not is_open:
             sequence.turns.give_back(None)
             raise _not_found()
         return sequence

@@ -168,16 +168,43 @@ class ModelServer:
         return serving
 
     def renew(self, name: str, *, every: bool = False) -> ServableId:
-        """As `start`, and wait for what is better than the version that serves, which it goes on doing meanwhile."""
+        """As `start`, and wait for what is better than the version that serves, which it goes on doing meanwhile.
+
+        Raises:
+            LoadPending: another one has been loading for as long as a request waits.
+            ModelCacheError: as `start`.
+        """
         model, serving = self._models.get(name), self._serving.get(name)
         if model is not None and serving is not None:
             better = [version for version in _contenders(model.repository.candidates(), serving) if version != serving]
             with self._lock:
-                # A load, which comes to its end.
-                self._renewed.wait_for(lambda: name not in self._renewing)
+                if not self._renewed.wait_for(lambda: name not in self._renewing, self._load_timeout):
+                    raise LoadPending(f"a version of {name} is still being loaded; try again later")
                 self._renewing.add(name)
             self._renew(model, better, serving)
         return self.start(name, every=every)
+
+    def keep_up(self, name: str) -> None:
+        """Have a model's versions listed anew if that is due, and load behind what is better than what serves.
+
+        Waits for neither. What had to leave the memory comes back for who asks for it, and not before.
+        """
+        model, serving = self._models.get(name), self._serving.get(name)
+        if model is None or not (serving is None or self._cache.is_loaded(serving)):
+            return
+        try:
+            candidates = model.repository.candidates(0)
+        # The next look may find more, and requests are told what is wrong.
+        except (StorageUnavailable, LoadPending):
+            return
+        if serving is None:
+            better = list(candidates)
+        else:
+            better = [version for version in _contenders(candidates, serving) if version != serving]
+        if better:
+            self._load_behind(model, better, serving)
+        elif candidates is not self._tidied.get(name):
+            self._tidy(model, candidates)
 
     def configure(
         self,
@@ -190,7 +217,8 @@ class ModelServer:
         """Serve these models and no others, from now on.
 
         Whatever is in memory and still wanted stays there. A model that keeps its name goes on with the version that
-        serves, even if that is stored where its repository does not look any more, until a better one is loaded.
+        serves, even if that is stored where its repository does not look any more, until a better one is loaded; and
+        with all that it offers until its new repository has been listed.
 
         Args:
             models: by name.
@@ -198,6 +226,9 @@ class ModelServer:
             afresh: the models which do not go on with the version that has served.
             rejected: why others are not served, or not as they were to be, by name.
         """
+        for name in (self._serving.keys() & models.keys()).difference(afresh):
+            if (model := self._models.get(name)) is not None:
+                models[name].succeed(model.repository)
         self._ended = _ended(self._ended, self._models, models)
         self._rejected = rejected or {}
         self._models = _models(models, labels or {}, self._models)
@@ -284,19 +315,16 @@ class ModelServer:
             _check_deadline(deadline, name, exc)
             raise
 
-    def statuses(self) -> Mapping[str, Sequence[VersionStatus]]:
+    def statuses(self, patience: float | None = None) -> Mapping[str, Sequence[VersionStatus]]:
         """Return the states of all models' versions, newest first, also of models that are served no more.
 
         What is wrong with a model as a whole, as its storage cannot be listed or its configuration is none, is told as
-        version 0. Waits for first listings, as a request does.
+        version 0. Waits for first listings, for ``patience`` seconds or as a request does.
         """
-        until = time.monotonic() + self._load_timeout
+        until = time.monotonic() + (self._load_timeout if patience is None else patience)
         models, ended, rejected = self._models, self._ended, self._rejected
         self._list_first([model.repository for model in models.values()], until)
-        statuses = {name: self._told_of(name, until) for name in dict.fromkeys((*models, *ended, *rejected))}
-        for name, reason in rejected.items():
-            statuses[name].append(VersionStatus(0, State.END, Code.INVALID_ARGUMENT, reason))
-        return statuses
+        return {name: self._told_of(name, until) for name in dict.fromkeys((*models, *ended, *rejected))}
 
     def offers(self) -> Mapping[str, Mapping[ModelVersion, bool]]:
         """Return which versions may be asked for, of models that have been listed, and whether each failed to load."""
@@ -429,6 +457,10 @@ class ModelServer:
         """Return what answers for a version until it is loaded: the same with other options or bytes, if that is."""
         if self._cache.peek(version) is not None:
             return None
+        # That may be of another place, where the model was before.
+        serving = self._serving.get(version.id.name)
+        if serving is not None and serving.id == version.id and self._cache.peek(serving) is not None:
+            return serving
         holdings = [holding for holding in self._cache.snapshot().holdings if holding.state == "loaded"]
         return next((holding.key for holding in reversed(holdings) if _succeeds(version, holding.key)), None)
 
@@ -537,7 +569,7 @@ class ModelServer:
             logger.info("%s retires", version)
             self._cache.retire(version)
 
-    def _load_behind(self, model: _Model, versions: Sequence[ModelVersion], serving: ModelVersion) -> None:
+    def _load_behind(self, model: _Model, versions: Sequence[ModelVersion], serving: ModelVersion | None) -> None:
         """Load the first of the versions that loads, unless that is being done or has lately been tried in vain."""
         name = model.name
         with self._lock:
@@ -559,8 +591,8 @@ class ModelServer:
         self._tries[version, pause] = now
         return True
 
-    def _renew(self, model: _Model, versions: Sequence[ModelVersion], serving: ModelVersion) -> None:
-        """Load the first of the versions that loads, and let it take the place of the one that serves.
+    def _renew(self, model: _Model, versions: Sequence[ModelVersion], serving: ModelVersion | None) -> None:
+        """Load the first of the versions that loads, and let it take the place of the one that serves, if one does.
 
         That may also be one that answers for a version that was asked for by its number. The model is in `_renewing`.
         """
@@ -568,7 +600,8 @@ class ModelServer:
             for version in versions:
                 if not self._is_current(model) or not isinstance(self._bring(model, version, serving), LoadFailed):
                     break
-            self._keep(serving)
+            if serving is not None:
+                self._keep(serving)
         finally:
             with self._lock:
                 self._renewing.remove(model.name)
@@ -576,14 +609,17 @@ class ModelServer:
             if not self._is_current(model):
                 self.sweep()
 
-    def _bring(self, model: _Model, version: ModelVersion, serving: ModelVersion) -> ModelCacheError | None:
+    def _bring(self, model: _Model, version: ModelVersion, serving: ModelVersion | None) -> ModelCacheError | None:
         """Load a version and let it serve; return why not, if it cannot."""
         try:
-            self._load_beside_or_instead(version, serving)
+            if serving is None:
+                self._load(version)
+            else:
+                self._load_beside_or_instead(version, serving)
         except ModelCacheError as exc:
             _note(model.repository, version, exc)
             if not exc.is_repeated:
-                logger.warning("%s is not loaded, %s goes on serving: %s", version, serving, exc)
+                logger.warning("%s is not loaded, %s goes on serving: %s", version, serving or "nothing", exc)
             return exc
         # Nobody waits for this thread.
         except Exception:
@@ -656,7 +692,7 @@ class ModelServer:
     def _status_of(self, name: str, version: int | None, until: float) -> list[VersionStatus]:
         model = self._models.get(name)
         past = self._ended.get(name, ()) if model is None else self._past(model.repository)
-        if model is None and not past:
+        if model is None and not past and name not in self._rejected:
             what = f"version {version}" if version else "any versions"
             raise ModelNotFound(f"Could not find {what} of model {quoted(name)} ({_NO_MODEL})")
         holdings = _holdings(self._cache.snapshot(), name)
@@ -664,14 +700,23 @@ class ModelServer:
         if model is not None:
             # What that has waited for may have changed it.
             past = self._past(model.repository)
-        statuses = {**{number: VersionStatus(number, State.END, Code.OK, "") for number in past}, **statuses}
-        if not statuses:
+        stored = {} if model is None else model.repository.stored
+        statuses = {**{number: self._past_status(number, stored.get(number)) for number in past}, **statuses}
+        wrong = self._wrong_with(name)
+        if not statuses and not wrong:
             raise ModelNotFound(f"Could not find any versions of model {name} ({_NO_VERSION})")
         if version is None or (version == 0 and version not in statuses):
-            return [statuses[number] for number in sorted(statuses, reverse=True)]
+            return [*(statuses[number] for number in sorted(statuses, reverse=True)), *wrong]
         if version not in statuses:
             raise ModelNotFound(f"Could not find version {version} of model {name} ({_NO_VERSION})")
         return [statuses[version]]
+
+    def _past_status(self, number: int, stored: ModelVersion | None) -> VersionStatus:
+        # It may be passed over for what is wrong with it, and not for its age alone.
+        failure = None if stored is None else self._cache.failure(stored)
+        if failure is None:
+            return VersionStatus(number, State.END, Code.OK, "")
+        return VersionStatus(number, State.END, code_of(failure), public_message(failure))
 
     def _told_of(self, name: str, until: float) -> list[VersionStatus]:
         try:
@@ -679,7 +724,12 @@ class ModelServer:
         except ModelNotFound:
             return []
         except (StorageUnavailable, LoadPending) as exc:
-            return [VersionStatus(0, State.END, code_of(exc), public_message(exc))]
+            return [VersionStatus(0, State.END, code_of(exc), public_message(exc)), *self._wrong_with(name)]
+
+    def _wrong_with(self, name: str) -> list[VersionStatus]:
+        """Return what is wrong with the configuration of a model, as its version 0."""
+        reason = self._rejected.get(name)
+        return [] if reason is None else [VersionStatus(0, State.END, Code.INVALID_ARGUMENT, reason)]
 
     def _list_first(self, repositories: Sequence[ModelRepository], until: float) -> None:
         """Have those listed at once that never were: one after the other they would take too long."""
@@ -711,7 +761,24 @@ class ModelServer:
         statuses = {number: VersionStatus(number, State.START, Code.OK, "") for number in unsettled}
         for version in (*holdings, *offered.values()):
             statuses[version.id.version] = self._status(version, holdings, version in offered.values())
+        serving = self._serving.get(repository.name)
+        if serving is not None and (why := self._why_kept(repository, serving, offered)):
+            number = serving.id.version
+            statuses[number] = VersionStatus(number, State.AVAILABLE, code_of(why), public_message(why))
         return statuses
+
+    def _why_kept(
+        self, repository: ModelRepository, serving: ModelVersion, offered: Mapping[int, ModelVersion]
+    ) -> ModelCacheError | None:
+        """Return why a version serves that is not offered any more, if it is for want of another one."""
+        if repository.failure is not None:
+            return repository.failure
+        successor = offered.get(serving.id.version)
+        if successor is not None:
+            return None if successor == serving else self._cache.failure(successor)
+        if offered or repository.unsettled(0):
+            return None
+        return ModelNotFound(f"{repository.name} has no version any more where it is stored; {serving} goes on serving")
 
     def _status(self, version: ModelVersion, holdings: Holdings, is_offered: bool) -> VersionStatus:
         number, holding = version.id.version, holdings.get(version)

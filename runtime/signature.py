@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 DYNAMIC = -1
+Range: TypeAlias = tuple[int, int]
+"""The least and the largest size of a dimension, the latter `DYNAMIC` if there is none."""
+ANY_SIZE: Range = (0, DYNAMIC)
+_RANK_OF_IMAGES = 4
 MAX_RANK = 32
 """Of a tensor in a request; numpy ends at 64, and Python's stack not far beyond that."""
 MAX_REPEATED = 16 << 20
@@ -35,10 +39,8 @@ class TensorSpec(NamedTuple):
     """`DYNAMIC` where any size will do, or any within the bounds; None if even the rank is open."""
     layout: str = ""
     """OpenVINO's: what the dimensions are, such as NHWC or N...; empty if nobody has said."""
-    bounds: tuple[tuple[int, int], ...] | None = None
-    """The least and the largest size of each dimension, the latter `DYNAMIC` if there is none. None if the shape says
-    it all.
-    """
+    bounds: tuple[Range, ...] | None = None
+    """Of each dimension; None if the shape says it all."""
     stored_shape: tuple[int, ...] | None = None
     """The one in the model's file, if its configuration has opened it; None if that is the shape."""
 
@@ -48,6 +50,11 @@ class TensorSpec(NamedTuple):
         Model Server's do.
         """
         return self.shape if self.stored_shape is None else self.stored_shape
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether files sent for an input are taken for images, if only to say why they cannot be used."""
+        return not self.dtype.hasobject and self.shape is not None and len(self.shape) == _RANK_OF_IMAGES
 
     def admits(self, shape: tuple[int, ...]) -> bool:
         if self.shape is None:
@@ -90,9 +97,9 @@ class TensorSpec(NamedTuple):
     def _sizes(self, form: str) -> list[str]:
         """Return each dimension as text, ranges in this form."""
         shape = self.shape or ()
-        bounds = self.bounds or [(0, DYNAMIC)] * len(shape)
+        bounds = self.bounds or [ANY_SIZE] * len(shape)
         return [
-            str(size) if size != DYNAMIC or bound == (0, DYNAMIC) else form.format(*bound)
+            str(size) if size != DYNAMIC or bound == ANY_SIZE else form.format(*bound)
             for size, bound in zip(shape, bounds, strict=True)
         ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from model_cache.cache import Loader
@@ -26,13 +27,20 @@ class StatefulLoader:
     """
 
     def __init__(
-        self, inner: Loader[ModelVersion, Servable], interval: float = CLEANER_INTERVAL, processes: int = 1
+        self,
+        inner: Loader[ModelVersion, Servable],
+        interval: float = CLEANER_INTERVAL,
+        processes: int = 1,
+        *,
+        on_drop: Callable[[], object] = lambda: None,
     ) -> None:
         """
         Args:
             interval: seconds between two looks for idle sequences; 0 for none.
             processes: how many answer requests, each with its own sequences.
+            on_drop: called when idle sequences have been dropped: their models may not be kept any more.
         """
+        self._on_drop = on_drop
         self._inner = inner
         self._interval = interval
         self._processes = processes
@@ -68,7 +76,7 @@ class StatefulLoader:
 
         with self._lock:
             if self._cleaner is None:
-                self._cleaner = SequenceCleaner(self._interval)
+                self._cleaner = SequenceCleaner(self._interval, on_drop=self._on_drop)
             return self._cleaner
 
     def _check(self, version: ModelVersion, options: ModelOptions) -> None:

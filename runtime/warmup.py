@@ -22,12 +22,15 @@ from model_cache.repository import ModelVersion
 from model_cache.timeline import span
 from runtime.codecs.dtypes import is_string
 from runtime.errors import InferenceError
+from runtime.options import options_of
 from runtime.servable import Servable
 from runtime.signature import DYNAMIC, Signature, TensorSpec
 
 logger = logging.getLogger(__name__)
 
 RECORDS_FILE = "assets.extra/tf_serving_warmup_requests"
+SPECIAL = ("sequence_id", "sequence_control_input")
+"""Inputs and outputs that are a stateful model's beside its own."""
 MAX_ZEROS = 256 << 20
 """Bytes that the inputs of a signature may take to be made up."""
 _REMEDY = "try: pip install 'decant[grpc]'"
@@ -104,11 +107,16 @@ class WarmingLoader:
                 return False
             began = time.perf_counter()
             try:
-                count = replay(path, servable, self._iterations)
+                count = replay(path, servable, self._iterations, special=_special(version))
             except LoadFailed as exc:
                 raise LoadFailed(f"cannot warm up {version}: {exc}") from exc.__cause__
         logger.info("warmed up %s with %d recorded requests in %.2f s", version, count, time.perf_counter() - began)
         return True
+
+
+def _special(version: ModelVersion) -> tuple[str, ...]:
+    """Return what requests to a version say of their sequences, of which there are none before it is loaded."""
+    return SPECIAL if options_of(version.options).stateful else ()
 
 
 def _run_zeros(version: ModelVersion, servable: Servable, name: str, signature: Signature) -> None:
@@ -129,7 +137,9 @@ def _run_zeros(version: ModelVersion, servable: Servable, name: str, signature: 
 
 def _shape(spec: TensorSpec) -> tuple[int, ...]:
     """Return the smallest shape that is not empty and that the spec may admit."""
-    return tuple(1 if size == DYNAMIC else size for size in spec.told_shape or ())
+    shape = spec.told_shape or ()
+    least = [least for least, _ in spec.bounds] if spec.bounds else [1] * len(shape)
+    return tuple(max(1, least) if size == DYNAMIC else size for size, least in zip(shape, least, strict=True))
 
 
 def _zeros(spec: TensorSpec, shape: tuple[int, ...]) -> NDArray[Any]:

@@ -5,7 +5,7 @@ Imports protobuf; `warmup` imports this when there is such a file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,18 @@ _CALLS: dict[str, Callable[[Servable, Any], object]] = {
 }
 
 
-def replay(path: Path, servable: Servable, iterations: int) -> int:
+def replay(path: Path, servable: Servable, iterations: int, *, special: Collection[str] = ()) -> int:
     """Run each request of the file so often; return how many there are.
+
+    Args:
+        special: inputs and outputs that requests name and the servable has not.
 
     Raises:
         LoadFailed: one of them fails, or cannot be read.
     """
     number = 0
     for number, record in enumerate(_records(path), 1):
-        run = _request(number, record)
+        run = _request(number, record, special)
         try:
             for _ in range(iterations):
                 run(servable)
@@ -59,13 +62,15 @@ def _records(path: Path) -> Iterator[bytes]:
         raise LoadFailed(f"{path.name} cannot be read: {exc.strerror}") from exc
 
 
-def _request(number: int, record: bytes) -> Callable[[Servable], object]:
+def _request(number: int, record: bytes, special: Collection[str]) -> Callable[[Servable], object]:
     """Return the request in a record, to be made of a servable; whichever model and version it names."""
     try:
         log = schema.PredictionLog.FromString(record)
     except DecodeError as exc:
         raise LoadFailed(f"Failed to parse warmup record: record {number} is no PredictionLog") from exc
     kind = log.WhichOneof("log_type")
+    if kind == "predict_log":
+        _leave_out(log.predict_log.request, special)
     if kind in _CALLS:
         return lambda servable: _CALLS[kind](servable, getattr(log, kind).request)
     # An empty one, which TensorFlow Serving takes too.
@@ -73,3 +78,11 @@ def _request(number: int, record: bytes) -> Callable[[Servable], object]:
         return lambda servable: None
     field = log.DESCRIPTOR.fields_by_name[kind].number
     raise LoadFailed(f"warm-up record {number} is a {kind}: Unsupported log_type for warmup: {field}")
+
+
+def _leave_out(request: Any, special: Collection[str]) -> None:
+    for name in special:
+        request.inputs.pop(name, None)
+    wanted = [name for name in request.output_filter if name not in special]
+    del request.output_filter[:]
+    request.output_filter.extend(wanted)

@@ -21,7 +21,6 @@ from runtime.codecs.json_dialect import Json
 from runtime.codecs.json_limits import check
 from runtime.codecs.json_values import BESIDE_NAME, excerpt, is_base64, kind, to_bytes
 from runtime.errors import NAME, InvalidRequest, quoted
-from runtime.images import accepts_images
 from runtime.servable import Tensors
 from runtime.signature import DEFAULT_SIGNATURE, MAX_RANK, Dtype, TensorSpec
 
@@ -105,7 +104,7 @@ def _sent(
     images = [
         name
         for name, spec in specs.items()
-        if accepts_images(spec) and is_base64(_first(values.get(name) if is_named else values))
+        if spec.takes_images and is_base64(_first(values.get(name) if is_named else values))
     ]
     return {**specs, **{name: specs[name]._replace(dtype=_STRING) for name in images}} if images else specs
 

@@ -9,12 +9,19 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from handlers.build import build_server
+from handlers.build import build_server, open_disk_cache
 from handlers.configuration import MAX_FILE
+from handlers.model_options import options_from
 from handlers.settings import Settings, SettingsError
+from model_cache.errors import LoadFailed
+from model_cache.repository import ModelRepository
+from runtime.engine import OpenVinoLoader
 from tests.conftest import DIGITS
+from tests.fakes import PATIENCE
+from tests.runtime import models
 from tests.servers.decant import decant_serve
 
 SEVEN = json.loads((DIGITS / "seven.json").read_bytes())
@@ -142,3 +149,47 @@ def test_properties_that_openvino_does_not_have_are_refused_with_its_reason(
     with pytest.raises(SettingsError) as caught:
         build(tmp_path, plugin_config=given)
     assert str(caught.value).startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("device", "given"),
+    [("MULTI:CPU", {"MULTI_DEVICE_PRIORITIES": "CPU"}), ("AUTO", {"ENABLE_STARTUP_FALLBACK": "NO"})],
+)
+def test_properties_are_those_of_the_device_that_is_wanted(device: str, given: dict[str, str], tmp_path: Path) -> None:
+    of_model: dict[str, Any] = {"model_path": str(DIGITS), "cache_dir": str(tmp_path), "target_device": device}
+    with closing(build_server(Settings(**of_model, plugin_config=given))) as server, server.lease("default") as lease:
+        assert lease.servable.signatures
+    with (
+        closing(build_server(Settings(**of_model, plugin_config={"NO_SUCH": "1"}))) as server,
+        pytest.raises(LoadFailed, match=f"unsupported keys: NO_SUCH; want {device}'s"),
+        server.lease("default"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"shape": "(3,64)"}, {"plugin_config": {"NUM_STREAMS": 1}}, {"shape": {"rows": "(3,64)"}, "nireq": 2}],
+    ids=["none", "shape", "properties", "names"],
+)
+def test_what_is_published_of_a_model_with_options_is_fetched_along(fields: dict[str, Any], tmp_path: Path) -> None:
+    version = models.save(models.weighty(), tmp_path / "model")
+    if "rows" in str(fields):
+        (version / "mapping_config.json").write_text('{"inputs": {"x": "rows"}}')
+    storage = models.version_in_bucket(tmp_path / "model").storage
+
+    def load(cache: str) -> tuple[bool, list[Path]]:
+        files = open_disk_cache(Settings(cache_dir=str(tmp_path / cache)), models.F32)
+        found = ModelRepository("model", storage, options=options_from(fields)).find(1)
+        loader = OpenVinoLoader(files, models.F32, uses_compiled=True, keeps_compiled=True, quiet=0.0)
+        with closing(models.load_by(loader, found)) as servable:
+            (name,) = servable.signatures["serving_default"].inputs
+            servable.predict("serving_default", {name: np.ones((3, 64), np.float32)})
+            if servable.chore is not None:
+                servable.chore.wait(PATIENCE)
+            return servable.phases.is_imported, list((tmp_path / cache).rglob("*.blob"))
+
+    is_imported, (kept,) = load("here")
+    assert not is_imported
+    storage.put(f"1/compiled/{kept.name}", kept.read_bytes())
+    assert load("there") == (True, [*(tmp_path / "there").rglob(kept.name)])

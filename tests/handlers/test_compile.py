@@ -178,12 +178,21 @@ def test_a_model_without_weights_beside_it_cannot_be_compiled_ahead(
             ["--plugin_config", '{"CACHE_DIR": "a"}'],
             "plugin_config has CACHE_DIR, with which nothing is compiled ahead",
         ),
+        ([], "cpu_extension is given, with which nothing is compiled ahead"),
     ],
-    ids=["output", "plugin_config"],
+    ids=["output", "plugin_config", "cpu_extension"],
 )
 def test_what_makes_no_sense_is_told_before_anything_is_compiled(
-    flags: list[str], reason: str, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    flags: list[str],
+    reason: str,
+    digits: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if not flags:
+        # Flags of this command have none.
+        monkeypatch.setenv("DECANT_CPU_EXTENSION", str(digits / "1" / "model.bin"))
     assert main(["compile", str(digits), "--cache_dir", str(tmp_path / "cache"), *flags]) == 64
     assert capsys.readouterr() == ("", f"decant: {reason}; see decant compile --help\n")
     assert not (tmp_path / "cache").exists()

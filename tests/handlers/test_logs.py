@@ -153,6 +153,16 @@ def test_a_file_has_all_that_standard_error_has(form: str, capsys: pytest.Captur
     assert len(lines) == 2
 
 
+def test_logging_that_is_configured_again_is_as_the_last_settings_say(tmp_path: Path) -> None:
+    path = tmp_path / "decant.log"
+    with configured(log_level="ERROR", log_path=str(tmp_path / "other.log")):
+        for _ in range(3):
+            configure_logging(read_settings({"log_level": "DEBUG", "log_path": str(path)}))
+        logging.getLogger("botocore").debug("one")
+    assert [line.partition("botocore: ")[2] for line in path.read_text().splitlines()] == ["one"]
+    assert not (tmp_path / "other.log").read_text()
+
+
 def test_a_file_that_cannot_be_written_is_an_error_of_the_settings(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path, tmp_path / "file" / "log"):

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import pytest
 
-from handlers.ovms import defaults
+from handlers.ovms import DEFAULTS, defaults, not_its_own
 from handlers.settings import read_settings
 from runtime.codecs import schema
 from tests.conftest import DIGITS
@@ -105,6 +105,14 @@ def test_its_defaults_are_those_of_openvino_model_server(tmp_path: Path) -> None
     assert settings.enable_serialization_as_tensor_content
     assert settings.cache_dir == str(tmp_path)
     assert read_settings({}, defaults(tmp_path / "absent")).cache_dir == read_settings({}).cache_dir
+
+
+def test_a_variable_that_is_another_programs_is_no_port_but_on_cloud_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "44511")
+    monkeypatch.delenv("K_SERVICE", raising=False)
+    assert read_settings({"port": "44511"}, DEFAULTS, passed_over=not_its_own()).rest_port == 0
+    monkeypatch.setenv("K_SERVICE", "s")
+    assert read_settings({}, DEFAULTS, passed_over=not_its_own()).rest_port == 44511
 
 
 def test_a_command_line_of_its_documentation_serves(tmp_path: Path) -> None:

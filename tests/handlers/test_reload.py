@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from handlers.build import open_repositories
-from handlers.configuration import Configuration, ModelConfig, parse
+from handlers.configuration import Configuration, MetricsConfig, ModelConfig, parse
 from handlers.reload import Reload
 from handlers.settings import Settings, SettingsError
 from model_cache.cache import ModelCache
@@ -620,7 +620,24 @@ def test_of_openvino_model_servers_file_a_model_that_is_nowhere_is_rejected_alon
         assert r.served() == []
         r.reload.use(file(one, nowhere))
         assert r.served() == ["one"]
-        assert "names no bucket" in r.server.statuses()["nowhere"][0].message
+        assert r.server.statuses()["nowhere"][0].message == "nowhere: model_path is none that can be opened"
+
+
+def test_of_openvino_model_servers_file_a_model_whose_storage_cannot_be_opened_is_rejected_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for variable in [name for name in os.environ if name.startswith("AZURE_")]:
+        monkeypatch.delenv(variable)
+    one, away = config(tmp_path, "one", 1), ModelConfig("away", "az://secrets")
+    with rig(tmp_path, away) as r:
+        assert r.served() == []
+        r.reload.use(file(one, away))
+        assert r.served() == ["one"]
+        (status,) = r.server.statuses()["away"]
+        assert status[:3] == (0, State.END, Code.INVALID_ARGUMENT)
+        assert "secrets" not in status.message
+        assert r.server.status("away") == [status]
+        assert all(message.startswith("away: ") for message in caplog.messages)
 
 
 def test_what_a_message_cannot_say_stays_as_it_is(tmp_path: Path) -> None:
@@ -721,6 +738,104 @@ def test_nobody_waits_for_a_refresh_longer_than_for_a_load(tmp_path: Path) -> No
         until(lambda: not any(thread.name.startswith(("loads", "start")) for thread in threading.enumerate()))
 
 
+def test_loads_that_hang_take_no_more_threads_however_often_somebody_refreshes(tmp_path: Path) -> None:
+    one, two = config(tmp_path, "one", 1), config(tmp_path, "two", 2)
+    with of_a_file(tmp_path, one, two, load_timeout=0.02) as (r, _):
+        gate = r.loader.hold(1)
+        r.reload.refresh()
+        gate.wait_until_reached()
+        until(lambda: 2 in r.loader.servables)
+        threads = threading.active_count()
+        for _ in range(5):
+            r.reload.refresh()
+        assert threading.active_count() <= threads
+        gate.open()
+        until(lambda: predict(r.server, name="one") == (1, Y))
+        until(lambda: not any(thread.name.startswith(("loads", "start")) for thread in threading.enumerate()))
+
+
+def test_newer_versions_are_loaded_without_a_request_and_so_is_what_comes_into_an_empty_directory(
+    tmp_path: Path,
+) -> None:
+    one, empty, lazy = config(tmp_path, "one", 1), config(tmp_path, "empty"), config(tmp_path, "lazy", 7)
+    (tmp_path / "empty").mkdir()
+    models = (one, empty, lazy._replace(is_lazy=True))
+    with rig(tmp_path, *models, file_system_poll_wait_seconds=0.005) as r:
+        stopped = threading.Event()
+        thread = threading.Thread(target=r.reload.keep_up, args=(0.005, stopped))
+        thread.start()
+        try:
+            until(lambda: r.loader.loads == [1])
+            put(tmp_path, "empty", 3)
+            until(lambda: r.server.peek("empty") == ("empty", 3))
+            put(tmp_path, "one", 2)
+            until(lambda: r.server.peek("one") == ("one", 2))
+        finally:
+            stopped.set()
+            thread.join(PATIENCE)
+        assert r.loader.loads == [1, 3, 2]
+
+
+@pytest.mark.parametrize("is_refreshed", [True, False])
+def test_a_model_whose_path_becomes_none_goes_on_as_it_was_and_its_status_says_why(
+    is_refreshed: bool, tmp_path: Path
+) -> None:
+    one = config(tmp_path, "one", 1)
+    nowhere = one._replace(base_path=str(tmp_path / "nowhere"))
+    with of_a_file(tmp_path, one) as (r, poll):
+        assert predict(r.server, name="one") == (1, Y)
+        poll.names(nowhere)
+        if is_refreshed:
+            r.reload.refresh()
+        else:
+            r.reload.use(file(nowhere))
+        until(lambda: r.server.status("one")[0].code == Code.UNAVAILABLE)
+        assert predict(r.server, name="one") == (1, Y) == predict(r.server, 1, "one")
+        (status,) = r.server.statuses()["one"]
+        assert status[:3] == (1, State.AVAILABLE, Code.UNAVAILABLE)
+        put(tmp_path, "nowhere", 2)
+        r.reload.refresh()
+        assert predict(r.server, name="one") == (2, Y)
+        until(lambda: not any(thread.name.startswith(("loads", "start")) for thread in threading.enumerate()))
+
+
+def test_a_file_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    one = config(tmp_path, "one", 1)
+    with of_a_file(tmp_path, one) as (r, poll):
+        poll.path.unlink()
+        os.mkfifo(poll.path)
+        with pytest.raises(ConfigUnreadable, match=r"cannot read config\.json: it is a pipe"):
+            r.reload.refresh()
+        poll.path.unlink()
+        poll.names(one)
+        assert r.reload.refresh() is False
+
+
+def test_a_model_that_is_lazy_no_more_is_loaded(tmp_path: Path) -> None:
+    one = config(tmp_path, "one", 1)._replace(is_lazy=True)
+    with rig(tmp_path, one) as r:
+        r.reload.use(file(one._replace(is_lazy=False)))
+        until(lambda: r.loader.loads == [1])
+
+
+def test_what_a_file_says_of_metrics_later_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    one = config(tmp_path, "one", 1)
+    with rig(tmp_path, one) as r:
+        counted = Configuration([one], metrics=MetricsConfig(is_enabled=True), is_json=True)
+        for _ in range(2):
+            r.reload.use(counted)
+        assert caplog.messages == ["what the file says of metrics now holds from the next start on"]
+
+
+def test_a_file_that_says_the_same_again_complains_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "config.json"
+    path.write_text('{"model_config_list": [{"config": {"name": "m", "base_path": "/m", "shape": "1,3"}}]}')
+    with rig(tmp_path) as r:
+        for _ in range(3):
+            r.reload.use(parse(str(path), path.read_bytes()))
+    assert len([message for message in caplog.messages if "shape is '1,3'" in message]) == 1
+
+
 def test_refreshes_happen_one_after_the_other(tmp_path: Path) -> None:
     one = config(tmp_path, "one", 1)
     with of_a_file(tmp_path, one) as (r, _), ThreadPoolExecutor(4) as pool:
@@ -752,9 +867,18 @@ def test_who_would_wait_too_long_for_another_refresh_is_told_so(tmp_path: Path) 
     [
         ("{", ConfigRejected, r"^Reloading config file failed\..* .*config.json: 1:2: The file is not valid json"),
         ('{"model_config_list": 7}', ConfigRejected, "model_config_list"),
-        ("model_config_list { config { name: 'm' base_path: 'm' } }", ConfigRejected, "base_path is 'm'; want"),
-        ("model_config_list { config { name: 'm' base_path: 's3://' } }", ConfigRejected, "names no bucket"),
-        (None, ConfigUnreadable, r"^Config file not found or cannot open\. cannot read .*config.json: No such file"),
+        (
+            "model_config_list { config { name: 'm' base_path: 'm' } }",
+            ConfigRejected,
+            r"config\.json: model 'm': base_path cannot be; want",
+        ),
+        ("model_config_list { config { name: 'm' base_path: 's3://' } }", ConfigRejected, "m: model_path is none that"),
+        (None, ConfigUnreadable, r"^Config file not found or cannot open\. cannot read config.json: No such file"),
+        (
+            '{"model_config_list": [], "monitoring": {"metrics": {"enable": true, "metrics_list": ["nonsense"]}}}',
+            ConfigRejected,
+            r"config\.json: monitoring.metrics: Invalid name in metrics_list: 'nonsense'",
+        ),
     ],
 )
 def test_a_refresh_of_a_file_that_makes_no_sense_changes_nothing(

@@ -96,7 +96,7 @@ def test_the_promised_defaults() -> None:
         "model_config_file_poll_wait_seconds": None,
         "allow_version_labels_for_unavailable_models": False,
         "model_version_policy": None,
-        "file_system_poll_wait_seconds": 10.0,
+        "file_system_poll_wait_seconds": None,
         "ready_marker": "",
         "load_timeout": 60.0,
         "port": 8500,
@@ -535,9 +535,25 @@ CPUS = len(os.sched_getaffinity(0))
     ],
 )
 def test_what_a_server_cannot_have_is_said_as_ovms_says_it(flags: list[str], message: str) -> None:
+    settings = parse("--model_path", "/models/m", *flags)
+
+    def require() -> None:
+        settings.require_models()
+        settings.require_ports()
+
     with pytest.raises(SettingsError) as caught:
-        parse(*flags).require_ports()
+        require()
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("variable", ["DECANT_PORT", "DECANT_REST_PORT"])
+def test_what_kubernetes_says_of_a_service_of_our_name_is_no_port_of_ours(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "tcp://10.0.0.1:8500")
+    assert (parse().port, parse().rest_port) == (8500, 8501)
+    monkeypatch.setenv(variable, "9000")
+    assert 9000 in (parse().port, parse().rest_port)
 
 
 def test_as_many_workers_as_may_be_may_be(tmp_path: Path) -> None:

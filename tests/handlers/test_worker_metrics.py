@@ -124,3 +124,17 @@ def test_a_worker_that_comes_after_a_reload_serves_what_the_file_says(tmp_path: 
         until(lambda: len([each for each in workers(server) if listens(each, server.rest_port)]) == WORKERS)
         assert statuses(server, "/v1/models/digits/metadata") == {200}
         assert statuses(server, "/v1/models/seven/metadata") == {404}
+
+
+def test_a_worker_that_comes_after_a_clients_reload_counts_as_the_file_says(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    entry = {"config": {"name": "digits", "base_path": str(DIGITS)}}
+    file.write_text(json.dumps({"model_config_list": [entry], "monitoring": {"metrics": {"enable": True}}}))
+    flags = ("--config_path", str(file), "--file_system_poll_wait_seconds", "0", *FLAGS)
+    with decant_serve(tmp_path, *flags) as server:
+        reload(server, seven=DIGITS)
+        workers(server)[0].kill()
+        until(lambda: "has died by SIGKILL" in server.log())
+        until(lambda: len([each for each in workers(server) if listens(each, server.rest_port)]) == WORKERS)
+        assert statuses(server, "/v1/models/seven/metadata") == {200}
+        assert statuses(server, "/metrics") == {200}

@@ -97,6 +97,18 @@ def test_a_live_server_is_healthy(live: int, variable: str) -> None:
     assert complaint([], {variable: str(live)}) is None
 
 
+def test_other_servers_commands_mind_the_platforms_port_on_cloud_run_alone(live: int) -> None:
+    command = ["python", "/opt/decant/bin/ovms"]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        assert complaint([*command, "--port", port], {"PORT": "1"}) is None
+    assert complaint(command, {"PORT": str(live), "K_SERVICE": "s"}) is None
+
+
+def test_what_kubernetes_says_of_a_service_is_no_port(live: int) -> None:
+    assert complaint([], {"DECANT_REST_PORT": "tcp://10.0.0.1:8501", "PORT": str(live)}) is None
+
+
 @pytest.mark.parametrize("address", ["0.0.0.0", "127.0.0.1", "localhost"])
 def test_it_asks_at_the_address_the_server_is_bound_to(live: int, address: str) -> None:
     assert complaint(["--rest_port", str(live), "--rest_bind_address", address], {}) is None

@@ -377,6 +377,21 @@ def test_who_waits_for_room_gets_that_of_what_is_kept_no_more(make_cache: MakeCa
     assert waiting.result(PATIENCE / 2).key == "b"
 
 
+def test_who_waits_for_room_is_told_of_what_ceases_to_be_kept_though_nobody_uses_it(
+    make_cache: MakeCache, pool: ThreadPoolExecutor
+) -> None:
+    kept = {"a"}
+    _, cache = make_cache({"a": 100, "b": 100}, room_timeout=PATIENCE, is_kept=lambda thing: thing.key in kept)
+    use(cache, "a")
+    waiting = pool.submit(use, cache, "b")
+    until(lambda: "1 waiting" in repr(cache))
+    cache.look_again()
+    assert not waiting.done()
+    kept.clear()
+    cache.look_again()
+    assert waiting.result(PATIENCE / 2).key == "b"
+
+
 def test_what_is_kept_is_no_room_for_who_waits_first(make_cache: MakeCache, pool: ThreadPoolExecutor) -> None:
     sizes = {"kept": 50, "leased": 50, "large": 60, "small": 50}
     _, cache = make_cache(sizes, room_timeout=PATIENCE, is_kept=lambda thing: thing.key == "kept")

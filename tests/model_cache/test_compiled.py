@@ -93,7 +93,7 @@ def test_a_version_is_not_young_because_something_was_compiled_of_it() -> None:
 
 
 def test_what_begins_as_asked_is_fetched_along_with_a_version(tmp_path: Path) -> None:
-    cache = DiskCache(tmp_path, BIG, compiled="a-")
+    cache = DiskCache(tmp_path, BIG, compiled=lambda _: "a-")
     assert lease(cache, version()) == {"a-1.blob": b"one", "a-2.blob": b"two"}
     size = version().size + 6
     assert cache.usage().used == size
@@ -102,7 +102,7 @@ def test_what_begins_as_asked_is_fetched_along_with_a_version(tmp_path: Path) ->
 
 
 def test_all_is_fetched_if_nothing_is_said_of_its_beginning(tmp_path: Path) -> None:
-    assert len(lease(DiskCache(tmp_path, BIG, compiled=""), version())) == 3
+    assert len(lease(DiskCache(tmp_path, BIG, compiled=lambda _: ""), version())) == 3
 
 
 def test_nothing_is_fetched_unless_asked_for(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_of_many_the_newest_are_fetched_and_of_large_ones_none() -> None:
     "error", [BlobChanged("gone"), StorageInterrupted("broke off")], ids=lambda error: type(error).__name__
 )
 def test_what_cannot_be_fetched_is_done_without(error: Exception, tmp_path: Path) -> None:
-    assert lease(DiskCache(tmp_path, BIG, compiled=""), version(failing(error))) == {}
+    assert lease(DiskCache(tmp_path, BIG, compiled=lambda _: ""), version(failing(error))) == {}
 
 
 def test_what_comes_too_late_is_not_waited_for(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_what_comes_too_late_is_not_waited_for(tmp_path: Path) -> None:
 
     storage.before_fetch = wait
     began = time.monotonic()
-    assert lease(DiskCache(tmp_path, BIG, compiled=""), version(storage)) == {}
+    assert lease(DiskCache(tmp_path, BIG, compiled=lambda _: ""), version(storage)) == {}
     assert time.monotonic() - began < 5
     gate.open()
 
@@ -152,11 +152,11 @@ def test_what_is_still_coming_when_the_version_fails_is_given_up() -> None:
 
 def test_without_a_thread_it_is_done_without(tmp_path: Path) -> None:
     with no_more_threads():
-        assert lease(DiskCache(tmp_path, BIG, compiled=""), version()) == {}
+        assert lease(DiskCache(tmp_path, BIG, compiled=lambda _: ""), version()) == {}
 
 
 def test_what_has_no_room_in_the_budget_is_done_without(tmp_path: Path) -> None:
-    assert lease(DiskCache(tmp_path, version().size, compiled=""), version()) == {}
+    assert lease(DiskCache(tmp_path, version().size, compiled=lambda _: ""), version()) == {}
     cache = DiskCache(tmp_path, version().size + 4)
     with cache.lease(version()):
         cache.keep_compiled(version(), "a.blob", b"four")
@@ -168,7 +168,7 @@ def test_what_has_no_room_in_the_budget_is_done_without(tmp_path: Path) -> None:
 def test_a_cache_that_is_made_ahead_has_it_and_lets_all_read_it(tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
-        lease(DiskCache(tmp_path / "cache", BIG, is_durable=True, compiled=""), version())
+        lease(DiskCache(tmp_path / "cache", BIG, is_durable=True, compiled=lambda _: ""), version())
     finally:
         os.umask(before)
     paths = [*(tmp_path / "cache").rglob("*")]
@@ -178,7 +178,7 @@ def test_a_cache_that_is_made_ahead_has_it_and_lets_all_read_it(tmp_path: Path) 
 
 
 def test_what_is_kept_takes_the_place_of_what_was_there(tmp_path: Path) -> None:
-    cache = DiskCache(tmp_path, BIG, compiled="")
+    cache = DiskCache(tmp_path, BIG, compiled=lambda _: "")
     with cache.lease(version()) as files:
         cache.keep_compiled(version(), "a-1.blob", b"better")
         assert files.compiled
@@ -393,7 +393,7 @@ def test_a_full_disk_keeps_nothing_and_no_part_of_it(disk: Path) -> None:
 @NEEDS_ROOT
 def test_a_disk_that_fills_up_while_a_version_comes_costs_it_only_what_was_compiled(disk: Path) -> None:
     storage = stored({**IR, "compiled/a-1.blob": b"x" * 100_000})
-    cache = DiskCache(disk / "cache", BIG, compiled="")
+    cache = DiskCache(disk / "cache", BIG, compiled=lambda _: "")
     with cache.lease(version(stored({**IR, "other.txt": b""}))):
         pass
     storage.before_piece = lambda blob, position: fill(disk, leave=64 << 10) if blob.key.endswith(".bin") else None

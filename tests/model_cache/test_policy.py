@@ -114,7 +114,8 @@ def test_both_spellings_are_read(text: str, policy: VersionPolicy) -> None:
         ("specific { versions: [] }", "versions is empty; want one or more"),
         ('{"specific": {"versions": []}}', "versions is empty; want one or more"),
         ('{"specific": {"versions": 1}}', "versions is 1, which is no list"),
-        ('{"specific": {"versions": [1, 0]}}', "0 is no version; want 1 to 9223372036854775807"),
+        ('{"specific": {"versions": [-1, 0]}}', "versions is empty; want one or more"),
+        ("specific { versions: 0 }", "0 is no version; want 1 to 9223372036854775807"),
         ("specific { versions: -3 }", "-3 is no version"),
         ("specific { versions: 9223372036854775808 }", "9223372036854775808 is no version"),
         ("specific { versions: 99999999999999999999 }", "'99999999999999999999' is no integer of 64 bits"),
@@ -220,3 +221,10 @@ def test_what_is_offered_is_there_and_may_answer(policy: VersionPolicy, numbers:
     assert set(offers) <= set(candidates) <= numbers
     assert offers == sorted(offers)
     assert candidates == sorted(candidates, reverse=True)
+
+
+def test_versions_that_cannot_be_are_passed_over_as_openvino_model_server_does(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert parse_policy('{"specific": {"versions": [0, -1, 1]}}') == Specific(frozenset({1}))
+    assert caplog.messages == ["the version policy names [-1, 0], which are passed over; want 1 or more"]

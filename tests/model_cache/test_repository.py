@@ -544,6 +544,38 @@ def test_an_outdated_listing_that_changes_otherwise_is_outdated_still(clock: Clo
     assert 3 in look_again(models, clock, 0)
 
 
+def test_a_listing_that_hangs_is_not_begun_again_by_who_wants_it_made_now(clock: Clock) -> None:
+    storage, gate = MemoryStorage({"7/model.xml": b"x"}), Gate()
+    storage.before_list = gate.pass_through
+    models = repository(storage, clock)
+    for _ in range(3):
+        with pytest.raises(LoadPending, match="the versions of m are still being listed"):
+            models.relist(time.monotonic() + 0.01)
+    assert len(refreshes()) == 1
+    gate.open()
+    models.relist(time.monotonic() + PATIENCE)
+    assert list(models.versions()) == [7]
+
+
+def test_what_another_repository_knows_is_offered_until_the_first_listing_has_succeeded(clock: Clock) -> None:
+    before, storage = repository(MemoryStorage({"5/model.xml": b"x", "7/model.xml": b"x"}), clock), DatedStorage()
+    storage.blobs["7/model.xml"] = b"x"
+    assert list(before.versions()) == [5, 7]
+    models = repository(storage, clock)
+    storage.before_list = unavailable
+    models.succeed(before)
+    assert look_again(models, clock, 0) == [5, 7]
+    assert isinstance(models.failure, StorageUnavailable)
+    storage.before_list = lambda: None
+    assert look_again(models, clock) == [7]
+    assert models.failure is None
+    assert models.versions()[7].storage is storage
+    assert models.retired == (5,)
+    # Who has listed something goes by that.
+    models.succeed(before)
+    assert list(models.versions()) == [7]
+
+
 def test_an_outdated_listing_that_cannot_be_made_anew_is_believed_for_another_while(clock: Clock) -> None:
     storage = MemoryStorage({"1/a": b"a", "2/a": b"a"})
     models = repository(storage, clock)

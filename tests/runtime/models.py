@@ -69,6 +69,25 @@ def adder() -> Any:
     return _model([a, b], y=ops.add(a, b))
 
 
+def spreader() -> Any:
+    """``y = left + right`` of shapes (1, 1) and (1, 4)."""
+    left, right = _input("left", "f32", (1, 1)), _input("right", "f32", (1, 4))
+    return _model([left, right], y=ops.add(left, right))
+
+
+def shifter() -> Any:
+    """``y = x + [0, 1, 2, 3]``, of shape (1, 1)."""
+    x = _input("x", "f32", (1, 1))
+    return _model([x], y=ops.add(x, ops.constant(np.arange(4, dtype=np.float32))))
+
+
+def chain() -> Any:
+    """``y = a + a``, and ``z = y + b``, which only as many rows go through, or one."""
+    a, b = _input("a", "f32", (DYNAMIC, 2)), _input("b", "f32", (DYNAMIC, 2))
+    y = ops.add(a, a)
+    return _model([a, b], y=y, z=ops.add(y, b))
+
+
 def reshaper() -> Any:
     """``y = x in the shape that is asked for``, which fails while it runs if x is not of that size."""
     x, shape = _input("x", "f32", (4,)), _input("shape", "i64", (2,))
@@ -136,6 +155,14 @@ def accumulator(shape: Any = (1, 2), element_type: str = "f32") -> Any:
     dtype = DTYPES[element_type]
     zeros = ops.constant(np.zeros([max(size, 1) for size in shape], dtype))
     y = ops.add(x, ops.read_value(zeros, "sum", dtype, list(shape)))
+    return _model([x], [ops.assign(y, "sum")], y=y)
+
+
+def rows_accumulator() -> Any:
+    """As `accumulator`, of any number of rows, which begins with zeros for each of the request's own."""
+    x = _input("x", "f32", (DYNAMIC, 2))
+    zeros = ops.broadcast(ops.constant(np.zeros((1, 1), np.float32)), ops.shape_of(x))
+    y = ops.add(x, ops.read_value(zeros, "sum", np.float32, [DYNAMIC, 2]))
     return _model([x], [ops.assign(y, "sum")], y=y)
 
 

@@ -225,6 +225,27 @@ def test_a_model_whose_shapes_cannot_be_stacked_is_not_batched(
     assert message == f"requests to serving_default of model/1 are not batched: {reason}; want an open first dimension"
 
 
+@pytest.mark.parametrize("layout_of", ["input 'x'", "output 'y'"])
+def test_a_layout_that_begins_with_something_else_is_not_batched(
+    layout_of: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    x, y = TensorSpec("x", F32, (-1, -1), "NC"), TensorSpec("y", F32, (-1, -1), "N...")
+
+    def make(version: int) -> HalfPlusTwo:
+        servable = HalfPlusTwo(version)
+        servable.signatures["good"] = Signature({"x": x}, {"y": y})
+        taken, given = (x._replace(layout="CN"), y) if layout_of == "input 'x'" else (x, y._replace(layout="CN"))
+        servable.signatures["other"] = Signature({"x": taken}, {"y": given})
+        return servable
+
+    caplog.set_level(logging.INFO, "runtime.batching")
+    put(tmp_path)
+    load(tmp_path, VersionLoader(make), parameters=BatchingParameters())
+    assert [record.getMessage() for record in caplog.records if record.name == "runtime.batching"] == [
+        f"requests to other of model/1 are not batched: {layout_of} has layout CN; want one that begins with N"
+    ]
+
+
 @pytest.mark.parametrize(
     ("inputs", "reason"),
     [

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from runtime.batching import BatchingParameters
 from runtime.batching_servable import BatchingServable
 from runtime.errors import (
+    CannotReshape,
     DeadlineExceeded,
     InferenceError,
     InferenceFailed,
@@ -45,9 +46,14 @@ class Doubler:
     is_quick = False
     is_kept = False
 
-    def __init__(self, concurrency: int = 1, shape: tuple[int, ...] = (-1, -1)) -> None:
+    def __init__(
+        self,
+        concurrency: int = 1,
+        shape: tuple[int, ...] = (-1, -1),
+        bounds: tuple[tuple[int, int], ...] | None = None,
+    ) -> None:
         self.concurrency = concurrency
-        spec = TensorSpec("x", F32, shape), TensorSpec("y", F32, shape)
+        spec = TensorSpec("x", F32, shape, bounds=bounds), TensorSpec("y", F32, shape)
         signature = Signature({"x": spec[0]}, {"y": spec[1]})
         self.signatures = {DEFAULT_SIGNATURE: signature, "other": signature}
         self.batches: list[list[Any]] = []
@@ -178,6 +184,23 @@ def test_no_batch_is_larger_than_it_may_be_and_the_oldest_runs_first() -> None:
             people.wait_for(free=0, waiting=n, batches=(n + 1) // 2)
         gate.open()
     assert people.engine.batches == [[[0]], [[1], [2]], [[3], [4]], [[5]]]
+
+
+def test_no_batch_has_more_rows_than_its_model_takes() -> None:
+    with crowd(Doubler(bounds=((1, 3), (0, -1))), allowed_batch_sizes=(2, 8), max_batch_size=8) as people:
+        gate, first = people.occupy()
+        calls = []
+        for n in (1, 2, 3):
+            calls.append(people.call([n], [n]))
+            people.wait_for(0, n, n)
+        calls.append(people.call([4]))
+        people.wait_for(0, 4, 3)
+        gate.open()
+        assert [call.result() for call in (first, *calls)] == [
+            [[0]], [[2], [2]], [[4], [4]], [[6], [6]], [[8]],
+        ]  # fmt: skip
+        # Padded to 2 and no further.
+        assert sorted(map(len, people.engine.batches)) == [2, 2, 2, 3]
 
 
 def test_who_does_not_fit_begins_a_new_batch() -> None:
@@ -483,10 +506,13 @@ def test_the_error_of_a_request_without_company_is_the_engines() -> None:
     assert len(people.engine.batches) == 2
 
 
-def test_a_model_that_only_fails_in_company_is_no_longer_batched(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [InvalidRequest, InferenceFailed, CannotReshape])
+def test_a_model_that_only_fails_in_company_is_no_longer_batched(
+    error: type[InferenceError], caplog: pytest.LogCaptureFixture
+) -> None:
     def one_by_one(x: NDArray[Any]) -> NDArray[Any]:
         if len(x) > 1:
-            raise InvalidRequest("one at a time")
+            raise error("one at a time")
         return x * 2
 
     engine = Doubler()

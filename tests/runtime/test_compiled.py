@@ -89,7 +89,8 @@ class Home:
         extension: str = "",
     ) -> OpenVinoLoader:
         """As a new process has one, a minute after whatever was done to the files."""
-        files = DiskCache(self.cache, self.budget, compiled=self.beginning)
+        beginning = self.beginning
+        files = DiskCache(self.cache, self.budget, compiled=None if beginning is None else lambda _: beginning)
         config = {**models.F32, **(config or {})}
         return OpenVinoLoader(
             files,

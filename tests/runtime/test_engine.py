@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from model_cache.disk import DiskCache
 from model_cache.errors import LoadFailed
 from runtime.engine import OpenVinoLoader
-from runtime.errors import DeadlineExceeded, InvalidRequest, Overloaded, SignatureNotFound
+from runtime.errors import DeadlineExceeded, InferenceFailed, InvalidRequest, Overloaded, SignatureNotFound
 from runtime.memory import resident, trim
 from runtime.openvino_core import openvino
 from runtime.openvino_servable import OpenVinoServable
@@ -206,6 +206,74 @@ def test_values_that_the_graph_refuses_are_bad_input(tmp_path: Path) -> None:
         with pytest.raises(InvalidRequest, match=r"model/1 cannot run these inputs: (?!Caught)"):
             predict(servable, x=x, shape=np.array([3, 3]))
         assert predict(servable, x=x, shape=np.array([2, 2]))["y"].tolist() == [[0, 1], [2, 3]]
+
+
+def rows(count: int, value: float = 1) -> NDArray[Any]:
+    return np.full((count, 2), value, np.float32)
+
+
+def test_what_follows_a_request_that_fails_has_nothing_of_it(tmp_path: Path) -> None:
+    """OpenVINO alone answers what has one row with three, two of which are those of the request that has failed."""
+    with models.serving(models.chain(), tmp_path) as servable:
+        for value in (1, 2, 3):
+            assert predict(servable, a=rows(1, value), b=rows(1))["z"].tolist() == [[2 * value + 1] * 2]
+            assert servable.usage.active == 0
+            with pytest.raises(InvalidRequest, match="cannot run these inputs"):
+                predict(servable, a=rows(3, 700), b=rows(2))
+            assert not servable.is_quick
+            assert servable.usage.streams == 1
+            answer = predict(servable, a=rows(1, value), b=rows(1))
+            assert answer["y"].tolist() == [[2 * value] * 2]
+            assert answer["z"].tolist() == [[2 * value + 1] * 2]
+
+
+def test_only_the_first_request_that_does_not_fit_has_the_model_compiled_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    with models.serving(models.chain(), tmp_path) as servable:
+        predict(servable, a=rows(1), b=rows(1))
+        for misfit in [*range(4, 100), 4, 5]:
+            with pytest.raises(InvalidRequest, match=r"model/1 cannot run these inputs: (?!.*/tmp)"):
+                predict(servable, a=rows(3), b=rows(misfit))
+            assert predict(servable, a=rows(1), b=rows(1))["z"].tolist() == [[3, 3]]
+        assert predict(servable, a=rows(3), b=rows(3))["z"].tolist() == [[3, 3]] * 3
+    assert sum("compiled model/1 anew" in message for message in caplog.messages) == 1
+
+
+def test_what_runs_beside_requests_that_fail_has_nothing_of_them(tmp_path: Path) -> None:
+    models.save(models.chain(), tmp_path)
+    loader = OpenVinoLoader(models.files_at(tmp_path), models.F32, 4)
+    servable = models.load_by(loader, models.version_at(tmp_path))
+
+    def ask(number: int) -> None:
+        if number % 4 == 3:
+            with pytest.raises(InvalidRequest):
+                predict(servable, a=rows(3, 700), b=rows(2))
+            return
+        # It may be told to try again, which is no wrong answer.
+        with contextlib.suppress(Overloaded):
+            assert predict(servable, a=rows(1, number), b=rows(1))["z"].tolist() == [[2 * number + 1] * 2]
+
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(ask, range(200)))
+    finally:
+        servable.close()
+
+
+def test_a_model_that_cannot_be_compiled_anew_says_so(tmp_path: Path) -> None:
+    with models.serving(models.chain(), tmp_path) as servable:
+        with pytest.raises(InvalidRequest):
+            predict(servable, a=rows(3), b=rows(2))
+        shutil.move(tmp_path / "1", tmp_path / "away")
+        models.save(models.adder(), tmp_path)
+        for _ in range(2 * servable.concurrency):
+            with pytest.raises(InferenceFailed, match=r"compiled anew, and cannot: .*not what they were"):
+                predict(servable, a=rows(1), b=rows(1))
+        shutil.rmtree(tmp_path / "1")
+        shutil.move(tmp_path / "away", tmp_path / "1")
+        assert predict(servable, a=rows(1), b=rows(1))["z"].tolist() == [[3, 3]]
 
 
 def test_a_size_out_of_a_dimensions_bounds_is_the_callers_fault(tmp_path: Path) -> None:

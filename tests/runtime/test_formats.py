@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,14 @@ def test_what_was_found_is_told_if_it_is_no_model(tmp_path: Path) -> None:
         "with its .pdiparams, saved_model.pb, frozen .pb or .tflite; found 0.txt, 1.txt, 2.txt, 3.txt, 4.txt, 5.txt, "
         "6.txt, 7.txt, 8.txt, 9.txt and 2 more"
     )
+
+
+@pytest.mark.parametrize(("model", "weights"), [("model.xml", "model.bin"), ("model.pdmodel", "model.pdiparams")])
+def test_weights_are_a_file(model: str, weights: str, tmp_path: Path) -> None:
+    directory, _ = version_of(tmp_path, model)
+    os.mkfifo(directory / weights)
+    with pytest.raises(LoadFailed, match=f"{weights} of model/1 is no file"):
+        version_of(tmp_path)
 
 
 def answer(base: Path) -> list[float]:

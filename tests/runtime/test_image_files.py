@@ -3,8 +3,11 @@ refused."""
 
 from __future__ import annotations
 
+import math
+import struct
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -16,9 +19,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from runtime.errors import DeadlineExceeded
 from runtime.image_files import BadImage, EncodedImage
 from runtime.image_limits import MAX_PIXELS_OF_ONE as MAX_PIXELS
 from tests.runtime.image_samples import HEIGHT, WIDTH, by_opencv, by_pillow, chunk, picture, png, samples
+from tests.runtime.test_image_heads import LONG, PLAIN, tiff
 
 SAMPLES = samples()
 # It reads what it is given after the import, and says which modules of Pillow there are then.
@@ -158,3 +163,75 @@ def test_a_jpeg_of_endless_scans_is_refused() -> None:
     end = data.rindex(b"\xff\xda")
     with pytest.raises(BadImage, match="it has 2009 scans of 1024 x 1024 pixels"):
         EncodedImage(data[:end] + data[end:-2] * 2000 + data[-2:])
+
+
+def test_a_jpeg_of_endless_scans_that_is_not_progressive_is_refused() -> None:
+    data = by_pillow(picture(3, height=1024, width=1024), "JPEG")
+    with pytest.raises(BadImage, match="it has 2001 scans of 1024 x 1024 pixels"):
+        EncodedImage(data[:-2] + bytes.fromhex("ffda 0008 01 0100 003f00 00") * 2000 + data[-2:])
+    # What thumbnails have is not counted.
+    thumbnail = b"\xff\xe1\x40\0Exif\0\0" + b"\xff\xda" * 8188
+    assert EncodedImage(data[:2] + thumbnail + data[2:]).width == 1024
+
+
+@pytest.mark.parametrize("compression", [1, 5, 7, 8, 32773])
+def test_a_tile_that_is_larger_than_the_image_counts_as_a_whole(compression: int) -> None:
+    side = math.isqrt(MAX_PIXELS)
+    fields = {**PLAIN, 259: compression, 322: side, 324: 8, 325: 64}
+    assert EncodedImage(tiff({**fields, 323: side})).cost == MAX_PIXELS
+    with pytest.raises(BadImage, match=f"it takes as much as {side * (side + 1)} pixels; want at most {MAX_PIXELS}"):
+        EncodedImage(tiff({**fields, 323: side + 1}))
+
+
+def test_strips_are_no_more_than_the_image() -> None:
+    # Each is all rows but one, and so every other begins anew.
+    offsets = np.arange(8, 58, dtype="<u4").tobytes()
+    fields = {field: value for field, value in PLAIN.items() if field != 273} | {278: 7}
+    with pytest.raises(BadImage, match="its tiles have 1600 pixels; want 8 x 8"):
+        EncodedImage(tiff(fields, (273, LONG, 50, 8), data=offsets))
+
+
+def test_strips_are_no_more_than_the_file() -> None:
+    sizes = np.full(8, 400, "<u4").tobytes()
+    fields = {field: value for field, value in PLAIN.items() if field != 279} | {259: 8, 278: 1}
+    data = tiff(fields, (279, LONG, 8, 8), data=sizes)
+    with pytest.raises(BadImage, match=f"its tiles have {8 * len(data)} bytes of a file of {len(data)}"):
+        EncodedImage(data)
+
+
+def test_a_bitmap_with_run_length_encoding_counts_for_more() -> None:
+    # Of an empty row, which Pillow fills byte by byte.
+    head = struct.pack("<IiiHHIIiiII", 40, MAX_PIXELS // 16, 1, 1, 8, 1, 0, 0, 0, 0, 0) + bytes(1024)
+    data = b"BM" + struct.pack("<IHHI", 1082, 0, 0, 1078) + head + b"\0\1"
+    assert EncodedImage(data).cost == MAX_PIXELS
+    with pytest.raises(BadImage, match="it takes as much as"):
+        EncodedImage(data[:18] + struct.pack("<i", MAX_PIXELS // 16 + 1) + data[22:])
+
+
+def test_rows_count_for_some_pixels_however_narrow_they_are() -> None:
+    assert EncodedImage(claiming("png", 1, MAX_PIXELS // 8)).cost == MAX_PIXELS
+    with pytest.raises(BadImage, match="it takes as much as"):
+        EncodedImage(claiming("png", 1, MAX_PIXELS // 8 + 1))
+
+
+def test_what_libtiff_says_of_a_file_is_not_on_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
+    data = tiff({**PLAIN, 259: 8})
+    with pytest.raises(BadImage, match="decoder error"):
+        EncodedImage(data).decode()
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["jpeg by OpenCV", "png rgb", "bmp rgb", "gif", "tiff rgb raw"])
+def test_a_file_is_read_until_the_deadline(name: str) -> None:
+    assert EncodedImage(SAMPLES[name], time.monotonic() + 60).decode().size
+    with pytest.raises(DeadlineExceeded, match="while its images were decoded"):
+        EncodedImage(SAMPLES[name], time.monotonic() - 1)
+
+
+def test_pixels_are_read_until_the_deadline() -> None:
+    deadline = time.monotonic() + 0.05
+    image = EncodedImage(SAMPLES["jpeg by OpenCV"], deadline)
+    while time.monotonic() <= deadline:
+        pass
+    with pytest.raises(DeadlineExceeded):
+        image.decode()

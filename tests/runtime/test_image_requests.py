@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from runtime import calls
 from runtime.contract import Call, Contract
 from runtime.errors import InvalidRequest
+from runtime.images import decode_images
+from runtime.options import ANY, AUTO, ModelOptions
 from runtime.servable import Tensors
 from runtime.signature import DEFAULT_SIGNATURE, Dtype, Signature, TensorSpec
 from tests.runtime import models, oracle
@@ -225,3 +227,14 @@ def test_a_real_model_computes_with_an_image(tmp_path: Path) -> None:
         answer = calls.predict(servable, ours(request))
     doubled = oracle.array(oracle.TensorProto.FromString(answer.outputs["y"].SerializeToString()))
     np.testing.assert_array_equal(doubled, PIXELS[None] * np.float32(2))
+
+
+@pytest.mark.parametrize("options", [ModelOptions(batch_size=AUTO), ModelOptions(shape=((ANY, AUTO),))])
+def test_a_model_of_automatic_sizes_takes_any_number_of_images(options: ModelOptions, tmp_path: Path) -> None:
+    models.save(models.doubler(shape=(1, 4, 5, 3)), tmp_path)
+    with models.configured(tmp_path, options) as servable:
+        specs = servable.signatures[DEFAULT_SIGNATURE].inputs
+        for count in (1, 3):
+            files = np.array([png()] * count, object)
+            outputs = servable.predict(DEFAULT_SIGNATURE, decode_images(specs, {"x": files}))
+            np.testing.assert_array_equal(outputs["y"], np.stack([PIXELS] * count).astype(np.float32) * 2)

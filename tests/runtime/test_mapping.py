@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,8 @@ def test_either_part_may_be_absent(content: str, names: Names, tmp_path: Path) -
         (b'{"inputs": []}', "its inputs are []; want an object of names"),
         (b'{"outputs": {"y": 1}}', "its outputs are {'y': 1}; want an object of names"),
         (b'{"outputs": {"y": ""}}', "want an object of names"),
+        (b'{"outputs": {"y": "\\ud83d"}}', r"its outputs are {'y': '\ud83d'}; want an object of names"),
+        (b'{"outputs": {"y": "a\\nb"}}', r"its outputs are {'y': 'a\nb'}; want an object of names"),
         (b'{"input": {}}', "it has ['input']; want inputs and outputs"),
         (b"[" * 100_000, "recursion"),
         (b" " * (MAX_SIZE + 1), f"it has more than {MAX_SIZE} bytes"),
@@ -52,3 +56,12 @@ def test_what_makes_no_sense_is_ignored_with_a_warning(
         assert read_names("model/1", tmp_path / FILE) == NO_NAMES
     assert "model/1: ignoring its mapping_config.json: " in caplog.text
     assert reason in caplog.text
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_is_ignored_with_a_warning(
+    make: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(tmp_path / FILE)
+    assert read_names("model/1", tmp_path / FILE) == NO_NAMES
+    assert "model/1: ignoring its mapping_config.json: it is no file" in caplog.text

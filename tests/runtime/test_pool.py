@@ -1,15 +1,17 @@
-"""The pool of infer requests: one caller each, first come first served."""
+"""The pool of infer requests: one caller each, first come first served; and a lock that many hold, or one alone."""
 
 from __future__ import annotations
 
+import math
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from runtime.pool import Pool
-from tests.fakes import until
+from runtime.pool import Pool, SharedLock
+from tests.fakes import PATIENCE, until
 
 
 def test_each_thing_is_lent_to_one_at_a_time() -> None:
@@ -75,3 +77,68 @@ def test_a_thing_is_never_lost_between_giving_back_and_giving_up() -> None:
     assert pool.take(0) == "it"
     with pytest.raises(TimeoutError):
         pool.take(0)
+
+
+@pytest.fixture
+def lock() -> SharedLock:
+    return SharedLock()
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(8) as threads:
+        yield threads
+
+
+def test_many_hold_it_together_and_one_alone(lock: SharedLock) -> None:
+    assert lock.acquire(0, is_exclusive=False)
+    assert lock.acquire(0, is_exclusive=False)
+    assert not lock.acquire(0, is_exclusive=True)
+    lock.release()
+    assert not lock.acquire(0, is_exclusive=True)
+    lock.release()
+    assert lock.acquire(math.inf, is_exclusive=True)
+    assert not lock.acquire(0, is_exclusive=False)
+    assert not lock.acquire(0, is_exclusive=True)
+    lock.release()
+    assert lock.acquire(math.inf, is_exclusive=False)
+
+
+def test_who_wants_it_alone_comes_before_those_who_come_later(lock: SharedLock, threads: ThreadPoolExecutor) -> None:
+    lock.acquire(0, is_exclusive=False)
+    alone = threads.submit(lock.acquire, PATIENCE, is_exclusive=True)
+    until(lambda: lock._waiting_alone == 1)
+    later = threads.submit(lock.acquire, PATIENCE, is_exclusive=False)
+    assert not lock.acquire(0, is_exclusive=False)
+    lock.release()
+    assert alone.result()
+    assert not later.done()
+    lock.release()
+    assert later.result()
+
+
+def test_whose_time_is_over_holds_up_nobody(lock: SharedLock, threads: ThreadPoolExecutor) -> None:
+    lock.acquire(0, is_exclusive=False)
+    alone = threads.submit(lock.acquire, 0.05, is_exclusive=True)
+    until(lambda: lock._waiting_alone == 1)
+    later = threads.submit(lock.acquire, PATIENCE, is_exclusive=False)
+    assert not alone.result()
+    assert later.result()
+
+
+def test_nobody_is_beside_who_has_it_alone(lock: SharedLock, threads: ThreadPoolExecutor) -> None:
+    inside: list[bool] = []
+    guard = threading.Lock()
+
+    def work(number: int) -> None:
+        is_alone = number % 3 == 0
+        assert lock.acquire(PATIENCE, is_exclusive=is_alone)
+        with guard:
+            assert not any(inside)
+            assert not (is_alone and inside)
+            inside.append(is_alone)
+        with guard:
+            inside.remove(is_alone)
+        lock.release()
+
+    list(threads.map(work, range(600)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -133,21 +132,11 @@ def test_the_layout_says_which_dimension_a_batch_size_is_of(tmp_path: Path) -> N
             predict(servable, x=np.zeros((4, 2), np.float32))
 
 
-def test_an_input_whose_layout_has_no_batch_keeps_its_shape(tmp_path: Path) -> None:
-    models.save(models.doubler(shape=(4, 1)), tmp_path)
-    options = ModelOptions(batch_size=(3, 3), layout=((ANY, Layout("HW")),))
+def test_an_input_whose_layout_has_no_batch_keeps_its_shape_beside_one_that_has(tmp_path: Path) -> None:
+    models.save(models.crossing(), tmp_path)
+    options = ModelOptions(batch_size=(5, 5), layout=(("right", Layout("HW")),))
     with models.configured(tmp_path, options) as servable:
-        assert signature(servable).inputs["x"].shape == (4, 1)
-
-
-def test_a_batch_size_beside_a_shape_is_ignored_with_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    models.save(picture(), tmp_path)
-    options = ModelOptions(shape=((ANY, shape(2, 3, 4, 4)),), batch_size=(5, 5))
-    with caplog.at_level(logging.WARNING), models.configured(tmp_path, options) as servable:
-        assert signature(servable).inputs["x"].shape == (2, 3, 4, 4)
-    assert "Both shape and batch size have been defined. Batch size parameter will be ignored." in caplog.text
+        assert [spec.shape for spec in signature(servable).inputs.values()] == [(5, 3), (2, -1)]
 
 
 def test_a_layout_with_another_behind_it_transposes_what_comes_in_and_what_goes_out(tmp_path: Path) -> None:
@@ -196,6 +185,21 @@ def test_mean_scale_colours_and_precision_are_compiled_in(tmp_path: Path) -> Non
     np.testing.assert_allclose(y, want.transpose(0, 3, 1, 2), rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("color_format", "planes"),
+    [("NV12_2", {"x/y": (1, 4, 4, 1), "x/uv": (1, 2, 2, 2)}), ("I420_3", dict.fromkeys(("x/y", "x/u", "x/v")))],
+)
+def test_planes_of_colors_are_named_after_the_input(
+    color_format: str, planes: dict[str, tuple[int, ...] | None], tmp_path: Path
+) -> None:
+    models.save(picture(), tmp_path)
+    steps = ImageSteps(color_format=(color_format, "BGR"), precision=("u8", "f32"))
+    options = ModelOptions(layout=((ANY, Layout("NHWC", "NCHW")),), steps=((ANY, steps),))
+    for _ in range(2):
+        with models.configured(tmp_path, options) as servable:
+            assert {name: planes[name] and spec.shape for name, spec in signature(servable).inputs.items()} == planes
+
+
 def test_one_mean_and_one_scale_are_for_all_values_and_need_no_layout(tmp_path: Path) -> None:
     models.save(models.doubler(), tmp_path)
     options = ModelOptions(steps=(("x", ImageSteps(mean=(1.0,), scale=(4.0,))),))
@@ -237,6 +241,12 @@ def test_clients_use_the_names_of_the_mapping(tmp_path: Path) -> None:
             None,
             "Shape from config not found in model: z is given; want one of x",
         ),
+        (
+            picture,
+            ModelOptions(batch_size=(4, 4), layout=((ANY, Layout("...N")),)),
+            None,
+            "Invalid batch dimension in shape: want an input whose layout says which is N; have 'x' ...N",
+        ),
         (picture, ModelOptions(shape=(("z", AUTO),)), None, "Shape from config not found in model"),
         (
             picture,
@@ -276,18 +286,6 @@ def test_clients_use_the_names_of_the_mapping(tmp_path: Path) -> None:
             "Model could not be reshaped with requested shape: 'x' [1,5,4,4]: ",
         ),
         (
-            models.accumulator,
-            ModelOptions(shape=((ANY, AUTO),), stateful=Stateful()),
-            None,
-            "Dynamic shape and dynamic batch size are not supported for stateful models",
-        ),
-        (
-            picture,
-            ModelOptions(requests=100_001),
-            None,
-            "Nireq parameter too high: 100001 is given; want 100000 at most",
-        ),
-        (
             picture,
             ModelOptions(properties=(("FOO", "1"),)),
             None,
@@ -321,7 +319,9 @@ def test_what_does_not_fit_the_model_fails_its_load_with_model_servers_text(
     assert text in fails(model(), tmp_path, options, mapping)
 
 
-@pytest.mark.parametrize("device", ["AUTO", "AUTO:CPU", "MULTI:CPU", "HETERO:CPU", "HETERO:CPU,CPU"])
+@pytest.mark.parametrize(
+    "device", ["AUTO", "AUTO:CPU", "MULTI:CPU", "HETERO:CPU", "HETERO:CPU,CPU", "AUTO:-GPU", "MULTI:CPU, -GPU"]
+)
 def test_devices_made_of_others_answer_like_the_cpu(device: str, tmp_path: Path) -> None:
     models.save(models.doubler(), tmp_path)
     options = ModelOptions(device=device, properties=(("INFERENCE_NUM_THREADS", "1"),))
@@ -374,6 +374,26 @@ def test_auto_keeps_a_size_if_nothing_else_goes_through_the_graph(tmp_path: Path
         assert predict(servable, x=np.zeros((3, 8), np.float32))["y"].shape == (3, 8)
         with pytest.raises(InvalidRequest, match=r"Invalid input shape - Expected: \(-1,8\); Actual: \(3,7\)"):
             predict(servable, x=np.zeros((3, 7), np.float32))
+
+
+@pytest.mark.parametrize("inputs", [(AUTO,), (AUTO, AUTO)], ids=["one", "both"])
+def test_auto_takes_a_size_that_only_another_input_makes_fit(inputs: tuple[str, ...], tmp_path: Path) -> None:
+    models.save(models.spreader(), tmp_path)
+    options = ModelOptions(shape=tuple(zip(("left", "right"), inputs, strict=False)))
+    right = np.arange(4, dtype=np.float32)[None]
+    with models.configured(tmp_path, options) as servable:
+        for size in (1, 4):
+            left = np.ones((1, size), np.float32)
+            assert predict(servable, left=left, right=right)["y"].tolist() == [[1, 2, 3, 4]]
+        with pytest.raises(CannotReshape):
+            predict(servable, left=np.ones((1, 3), np.float32), right=right)
+
+
+@pytest.mark.parametrize("given", [(1, 1), (1, 4), (3, 4)])
+def test_auto_takes_a_size_that_only_a_constant_makes_fit(given: tuple[int, int], tmp_path: Path) -> None:
+    models.save(models.shifter(), tmp_path)
+    with models.configured(tmp_path, ModelOptions(shape=((ANY, AUTO),))) as servable:
+        assert predict(servable, x=np.ones(given, np.float32))["y"].tolist() == [[1, 2, 3, 4]] * given[0]
 
 
 def test_auto_may_be_of_some_inputs(tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 
 import pytest
 
 from runtime.errors import InferenceError, SequenceEnding, SequenceExists, SequenceNotFound, TooManySequences
+from runtime.pool import Pool
 from runtime.sequence_cleaner import SequenceCleaner
 from runtime.sequences import Control, Sequences
 from tests.fakes import PATIENCE, Gate, no_more_threads, until
@@ -255,6 +256,50 @@ def test_a_sweep_leaves_alone_who_is_running(sequences: Sequences[str], pool: Th
     assert take(sequences, GO_ON) == "stayed"
 
 
+class Turns(Pool[None]):
+    """A sequence's turn that is taken in the moment after a sweep has seen that nobody has it."""
+
+    def __init__(self) -> None:
+        super().__init__([None])
+        self.seen = Gate()
+
+    @property
+    def is_idle(self) -> bool:
+        is_idle = super().is_idle
+        self.seen.open()
+        until(lambda: not super(Turns, self).is_idle)
+        return is_idle
+
+    def take(self, timeout: float | None = None) -> None:
+        self.seen.pass_through()
+        super().take(timeout)
+
+
+def test_who_gets_the_turn_as_his_sequence_is_swept_is_told_that_it_is_gone(
+    sequences: Sequences[str], pool: ThreadPoolExecutor
+) -> None:
+    take(sequences, START)
+    sequences.sweep()
+    sequences._open[7].turns = turns = Turns()
+    late = pool.submit(take, sequences, GO_ON)
+    turns.seen.wait_until_reached()
+    assert sequences.sweep() == 1
+    with pytest.raises(SequenceNotFound):
+        late.result()
+
+
+def test_an_end_ends_no_other_sequence_of_the_same_id(sequences: Sequences[str], pool: ThreadPoolExecutor) -> None:
+    take(sequences, START)
+    gate = Gate()
+    end = pool.submit(stay, sequences, END, gate)
+    gate.wait_until_reached()
+    sequences.clear()
+    take(sequences, START, add="new")
+    gate.open()
+    end.result()
+    assert take(sequences, GO_ON) == "new"
+
+
 def test_all_at_once_lose_nothing(pool: ThreadPoolExecutor) -> None:
     """Eight clients add to the same four sequences, while others start and end their own."""
     sequences = Sequences[int](16)
@@ -305,14 +350,16 @@ class Minutes:
         until(lambda: len(self.waits) > before)
 
 
-def cleaner(interval: float = 300) -> tuple[SequenceCleaner, list[Minutes]]:
+def cleaner(
+    interval: float = 300, on_drop: Callable[[], object] = lambda: None
+) -> tuple[SequenceCleaner, list[Minutes]]:
     alarms: list[Minutes] = []
 
     def make() -> Minutes:
         alarms.append(Minutes())
         return alarms[-1]
 
-    return SequenceCleaner(interval, make), alarms
+    return SequenceCleaner(interval, make, on_drop=on_drop), alarms
 
 
 def threads() -> list[threading.Thread]:
@@ -339,6 +386,23 @@ def test_the_cleaner_drops_what_is_idle_of_all_models(caplog: pytest.LogCaptureF
     alarm.pass_by()
     assert len(models["a/1"]) == 0
     made.forget(models["a/1"])
+    until(lambda: not threads())
+
+
+def test_the_cleaner_tells_when_it_has_dropped_something() -> None:
+    told: SimpleQueue[None] = SimpleQueue()
+    made, alarms = cleaner(on_drop=lambda: told.put(None))
+    sequences = Sequences[str](3)
+    take(sequences, START)
+    made.watch("a/1", sequences)
+    (alarm,) = alarms
+    alarm.pass_by()
+    assert told.empty()
+    alarm.pass_by()
+    assert told.qsize() == 1
+    alarm.pass_by()
+    assert told.qsize() == 1
+    made.forget(sequences)
     until(lambda: not threads())
 
 

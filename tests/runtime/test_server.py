@@ -380,8 +380,13 @@ def test_what_serves_goes_on_if_the_bucket_is_emptied() -> None:
         assert predict(s.server) == (1, Y)
         s.remove(1)
         assert predict(s.server) == (1, Y)
-        assert s.server.status(NAME) == [available(1)]
+        assert s.server.status(NAME) == [_kept(1)]
         assert s.loader.loads == [1]
+
+
+def _kept(version: int) -> VersionStatus:
+    why = f"{NAME} has no version any more where it is stored; {NAME}/{version} goes on serving"
+    return VersionStatus(version, State.AVAILABLE, Code.NOT_FOUND, why)
 
 
 def test_what_has_just_appeared_is_no_version_yet() -> None:
@@ -1115,10 +1120,66 @@ def test_nobody_waits_for_a_listing_to_replace_the_models() -> None:
     with stage(1, 2) as s:
         assert (predict(s.server, 1), predict(s.server)) == ((1, Y), (2, Y))
         s.break_storage(StorageUnavailable("no route to host"))
-        s.server.configure({NAME: ModelRepository(NAME, s.storage, clock=s.clock)})
+        s.server.configure({NAME: ModelRepository(NAME, s.storage, clock=s.clock)}, afresh=[NAME])
         assert not s.loader.servables[1].is_closed
         with pytest.raises(StorageUnavailable):
             predict(s.server)
+
+
+def _away(s: Stage) -> tuple[ModelRepository, MemoryStorage]:
+    """A place that cannot be listed until its hook is taken away."""
+    storage = MemoryStorage({"1/model.xml": b"of the new place"})
+
+    def fail() -> None:
+        raise StorageUnavailable("no such directory")
+
+    storage.before_list = fail
+    return ModelRepository(NAME, storage, clock=s.clock), storage
+
+
+def test_a_model_that_moves_to_where_nothing_can_be_listed_goes_on_as_it_was_and_its_status_says_why() -> None:
+    with stage(1, 2) as s:
+        assert (predict(s.server, 1), predict(s.server)) == ((1, Y), (2, Y))
+        elsewhere, storage = _away(s)
+        s.server.configure({NAME: elsewhere})
+        for _ in range(3):
+            assert (predict(s.server, 1), predict(s.server)) == ((1, Y), (2, Y))
+        until(lambda: elsewhere.failure is not None)
+        assert (predict(s.server, 1), predict(s.server)) == ((1, Y), (2, Y))
+        newest, other = s.server.status(NAME)
+        assert newest[:3] == (2, State.AVAILABLE, Code.UNAVAILABLE)
+        assert other == available(1)
+        assert s.loader.loads == [1, 2]
+        # Not every request has it listed, and what is there then is what serves.
+        storage.before_list = lambda: None
+        assert predict(s.server) == (2, Y)
+        s.clock.now += LISTING_TTL
+        until(lambda: predict(s.server) == (1, Y))
+        until(lambda: s.loader.servables[2].is_closed)
+        assert s.loader.loads == [1, 2, 1]
+        assert s.server.status(NAME) == [ended(2), available(1)]
+
+
+def test_a_model_that_moves_to_where_nothing_is_goes_on_as_it_was_and_its_status_says_why() -> None:
+    with stage(1) as s:
+        assert predict(s.server) == (1, Y)
+        elsewhere = another(s, NAME)
+        s.server.configure({NAME: elsewhere})
+        until(lambda: predict(s.server) == (1, Y) and not elsewhere.versions())
+        assert predict(s.server) == (1, Y)
+        assert s.server.status(NAME) == [_kept(1)]
+
+
+def test_a_model_that_moves_to_where_it_is_broken_goes_on_as_it_was_and_its_status_says_why() -> None:
+    with stage(1) as s:
+        assert predict(s.server) == (1, Y)
+        s.loader.broken[1] = BROKEN
+        s.server.configure({NAME: another(s, NAME, 1)})
+        failed = VersionStatus(1, State.AVAILABLE, Code.FAILED_PRECONDITION, str(BROKEN))
+        until(lambda: predict(s.server) == (1, Y) and s.server.status(NAME) == [failed])
+        # Whoever names it, too.
+        assert predict(s.server, 1) == (1, Y)
+        assert not s.loader.servables[1].is_closed
 
 
 def test_a_policy_that_changes_reloads_nothing_that_is_still_wanted() -> None:
@@ -1153,8 +1214,7 @@ def test_a_base_path_that_changes_lets_the_old_model_serve_until_the_new_one_is_
         old = s.loader.servables[1]
         gate = s.loader.hold(1)
         s.server.configure({NAME: another(s, NAME, 1)})
-        assert predict(s.server) == (1, Y)
-        gate.wait_until_reached()
+        until(lambda: predict(s.server) == (1, Y) and gate.reached.is_set())
         assert s.loader.loads == [1, 1]
         gate.open()
         until(lambda: predict(s.server) == (1, Y) and old.is_closed)
@@ -1268,6 +1328,17 @@ def test_in_the_place_of_one_that_is_broken_the_policy_offers_the_next(latest: i
             predict(s.server, stand_in)
 
 
+def test_the_reason_of_a_version_is_kept_when_a_later_one_fails_too() -> None:
+    failed = [VersionStatus(number, State.END, Code.FAILED_PRECONDITION, str(BROKEN)) for number in (3, 2)]
+    with stage(1, policy=Latest(1)) as s:
+        assert predict(s.server) == (1, Y)
+        for number in (2, 3):
+            s.loader.broken[number] = BROKEN
+            s.put(number)
+            assert s.server.renew(NAME) == ServableId(NAME, 1)
+        assert s.server.status(NAME) == [*failed, available(1)]
+
+
 def test_a_start_loads_every_version_that_is_offered_if_that_is_wanted(caplog: pytest.LogCaptureFixture) -> None:
     with stage(1, 2, 3, 4, policy=Latest(3)) as s:
         s.loader.broken[3] = BROKEN
@@ -1339,7 +1410,9 @@ def test_a_version_of_another_place_does_not_answer_for_one_that_is_not_loaded()
     with stage(1, 2) as s:
         assert (predict(s.server, 1), predict(s.server)) == ((1, Y), (2, Y))
         before = s.loader.servables[1]
-        s.server.configure({NAME: another(s, NAME, 1, 2)})
+        elsewhere = another(s, NAME, 1, 2)
+        elsewhere.versions()
+        s.server.configure({NAME: elsewhere})
         with s.server.lease(NAME, 1) as lease:
             assert lease.servable is not before
         assert s.loader.loads == [1, 2, 1]
@@ -1411,6 +1484,64 @@ def test_who_renews_a_model_tries_again_what_has_failed_once_that_is_forgiven() 
         assert list(s.server.offers()[NAME].values()) == [False, False]
 
 
+def test_what_is_new_is_loaded_behind_without_a_request_for_it() -> None:
+    with stage(1) as s:
+        # Nothing serves yet.
+        s.server.keep_up(NAME)
+        until(lambda: s.server.peek(NAME) == ServableId(NAME, 1))
+        s.put(2)
+        s.server.keep_up(NAME)
+        until(lambda: s.server.peek(NAME) == ServableId(NAME, 2))
+        until(lambda: s.loader.servables[1].is_closed or predict(s.server, 1) == (1, Y))
+        s.remove(2)
+        s.server.keep_up(NAME)
+        until(lambda: s.server.peek(NAME) == ServableId(NAME, 1))
+        until(lambda: s.loader.servables[2].is_closed)
+        s.server.keep_up("other")
+
+
+def test_what_had_to_leave_the_memory_comes_back_for_who_asks_alone() -> None:
+    with stage(1, budget=1) as s:
+        assert predict(s.server) == (1, Y)
+        s.server.configure({NAME: s.repository, "other": another(s, "other", 7)})
+        assert predict(s.server, name="other") == (7, Y)
+        s.put(2)
+        s.server.keep_up(NAME)
+        assert s.loader.loads == [1, 7]
+        assert predict(s.server) == (2, Y)
+
+
+def test_a_version_that_is_broken_is_tried_again_behind_no_more_often_than_every_30_s() -> None:
+    with stage(1) as s:
+        assert predict(s.server) == (1, Y)
+        s.put(2)
+        s.loader.broken[2] = BROKEN
+
+        def keep_up(seconds: float) -> list[int]:
+            s.clock.now += seconds
+            for _ in range(3):
+                s.server.keep_up(NAME)
+                until(lambda: not any("_renew" in thread.name for thread in threading.enumerate()))
+            return s.loader.loads
+
+        assert keep_up(0) == [1, 2]
+        assert keep_up(RETRY) == [1, 2]
+        assert keep_up(FAILURE_TTL) == [1, 2, 2]
+
+
+def test_nobody_waits_for_another_renewal_longer_than_for_a_load() -> None:
+    with stage(1, load_timeout=0.05) as s:
+        assert predict(s.server) == (1, Y)
+        s.put(2)
+        gate = s.loader.hold(2)
+        s.server.keep_up(NAME)
+        gate.wait_until_reached()
+        with pytest.raises(LoadPending, match=f"a version of {NAME} is still being loaded"):
+            s.server.renew(NAME)
+        gate.open()
+        until(lambda: s.server.peek(NAME) == ServableId(NAME, 2))
+
+
 def test_the_statuses_are_those_of_all_models_and_say_what_is_wrong_with_one_as_a_whole() -> None:
     with stage(1) as s:
         away = another(s, "away", 1)
@@ -1439,9 +1570,10 @@ def test_the_statuses_are_those_of_all_models_and_say_what_is_wrong_with_one_as_
             "gone": [ended(3)],
             "bad": [VersionStatus(0, State.END, Code.INVALID_ARGUMENT, "bad: shape is 7")],
         }
-        # To those who ask for it, it is not there.
-        with pytest.raises(ModelNotFound, match="Could not find any versions of model bad"):
-            s.server.status("bad")
+        assert all(s.server.status(name) == s.server.statuses()[name] for name in (NAME, "gone", "bad"))
+        # To those who ask for an answer, it is not there.
+        with pytest.raises(ModelNotFound):
+            predict(s.server, name="bad")
 
 
 def test_all_models_that_were_never_listed_are_listed_at_once() -> None:

@@ -259,6 +259,18 @@ def test_without_records_each_signature_is_run_with_zeros(tmp_path: Path, caplog
     ]
 
 
+def test_zeros_are_as_large_as_they_have_to_be(tmp_path: Path) -> None:
+    def make(version: int) -> Typed:
+        servable = Typed(x=(F32, (-1, 5, -1)))
+        signature = servable.signatures[DEFAULT_SIGNATURE]
+        x = signature.inputs["x"]._replace(bounds=((2, 4), (5, 5), (0, -1)))
+        servable.signatures[DEFAULT_SIGNATURE] = signature._replace(inputs={"x": x})
+        return servable
+
+    ((given),) = load(put(tmp_path), make, from_signature=True).asked
+    assert given["x"].shape == (2, 5, 1)
+
+
 def test_zeros_have_the_declared_shapes_with_ones_where_these_are_open(tmp_path: Path) -> None:
     servable = load(
         put(tmp_path),

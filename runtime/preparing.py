@@ -220,14 +220,14 @@ def _reshape(model: Any, options: ModelOptions, names: Names, sizes: Sizes | Non
     try:
         model.reshape({inputs[name].number: shape for name, shape in wanted.items()}, {})
         if sizes is None:
-            _keep_fixed(model, [tensor for name, tensor in inputs.items() if shapes.get(name) == AUTO], _sizes(inputs))
+            _keep_fixed(model, [inputs[name] for name in wanted], _sizes(inputs))
     except RuntimeError as exc:
         given = ", ".join(f"'{name}' {shape}" for name, shape in wanted.items())
         raise Unsuited(f"Model could not be reshaped with requested shape: {given}: {reason(exc)}") from exc
 
 
 def _keep_fixed(model: Any, tensors: list[_Tensor], sizes: set[int]) -> None:
-    """Give back their sizes to those dimensions of open inputs for which the graph has no use in any other size.
+    """Give back their sizes to opened dimensions for which the graph has no use in any other.
 
     Such as channels, or what is multiplied by weights, where the engine would not look: it reads beyond an input that
     is too small.
@@ -237,7 +237,8 @@ def _keep_fixed(model: Any, tensors: list[_Tensor], sizes: set[int]) -> None:
     """
     for tensor in tensors:
         for axis, dim in enumerate(tensor.shape if tensor.shape.rank.is_static else ()):
-            if dim.is_dynamic or _takes_any(model, tensor.number, axis, _others(dim.get_length())):
+            is_opened = dim.is_static and model.inputs[tensor.number].get_partial_shape()[axis].is_dynamic
+            if not is_opened or _takes_any(model, tensor.number, axis, _others(dim.get_length())):
                 continue
             # What is added to something of more may be of as many, and of no other size.
             if dim.get_length() == 1 and _takes_any(model, tensor.number, axis, (sizes | _constant_sizes(model)) - {1}):

@@ -15,7 +15,8 @@ from handlers.model_options import (
     parse_shape,
     parse_steps,
 )
-from runtime.options import DEFAULTS, ImageSteps, Layout, ModelOptions, Range, Shape, Stateful
+from runtime.options import DEFAULTS, ImageSteps, Layout, ModelOptions, Shape, Stateful
+from runtime.signature import Range
 
 IMAGE: Shape = ((1, 1), (3, 3), (224, 224), (224, 224))
 

@@ -14,7 +14,7 @@ from model_cache.errors import LoadFailed
 from runtime.engine import OpenVinoLoader
 from runtime.errors import CannotReshape, InvalidRequest
 from runtime.openvino_core import openvino
-from runtime.options import ANY, AUTO, ImageSteps, Layout, ModelOptions, Stateful
+from runtime.options import ANY, AUTO, ImageSteps, Layout, ModelOptions, Shape, Stateful
 from runtime.signature import DEFAULT_SIGNATURE, Signature
 from runtime.status import Code, code_of, http_status_of
 from tests.runtime import models
@@ -374,6 +374,18 @@ def test_auto_keeps_a_size_if_nothing_else_goes_through_the_graph(tmp_path: Path
         assert predict(servable, x=np.zeros((3, 8), np.float32))["y"].shape == (3, 8)
         with pytest.raises(InvalidRequest, match=r"Invalid input shape - Expected: \(-1,8\); Actual: \(3,7\)"):
             predict(servable, x=np.zeros((3, 7), np.float32))
+
+
+@pytest.mark.parametrize("wanted", [AUTO, ((0, -1), (0, -1)), ((1, 4), (7, 9))], ids=["auto", "open", "ranges"])
+def test_what_weights_are_multiplied_with_is_checked_before_the_engine_which_would_not(
+    wanted: Shape | str, tmp_path: Path
+) -> None:
+    # It would read beyond seven numbers.
+    models.save(models.weighty(8), tmp_path)
+    with models.configured(tmp_path, ModelOptions(shape=(("x", wanted),))) as servable:
+        assert predict(servable, x=np.zeros((2, 8), np.float32))["y"].shape == (2, 8)
+        with pytest.raises(InvalidRequest, match=r"shape \(2, 7\); want \(.*8\)"):
+            predict(servable, x=np.zeros((2, 7), np.float32))
 
 
 @pytest.mark.parametrize("inputs", [(AUTO,), (AUTO, AUTO)], ids=["one", "both"])

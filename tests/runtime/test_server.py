@@ -1374,10 +1374,15 @@ def test_a_model_whose_options_change_goes_on_as_it_was_until_the_new_one_is_loa
         assert s.server.status(NAME, 2) == [VersionStatus(2, State.LOADING, Code.OK, "")]
         gates[2].open()
         until(lambda: bool(before[2].is_closed))
-        # Each by itself, and none in the place of another.
-        with s.server.lease(NAME, 1) as first:
-            assert first.servable is before[1]
-        gates[1].wait_until_reached()
+
+        def is_brought_by_a_request() -> bool:
+            # Each by itself, and none in the place of another.
+            with s.server.lease(NAME, 1) as first:
+                assert first.servable is before[1]
+            return gates[1].reached.is_set()
+
+        # Not while what brought the other has an end to come to.
+        until(is_brought_by_a_request)
         gates[1].open()
         until(lambda: bool(before[1].is_closed))
         assert (predict(s.server), predict(s.server, 1)) == ((2, Y), (1, Y))

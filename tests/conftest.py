@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
@@ -38,6 +39,30 @@ def no_thread_outlives_its_test() -> Iterator[None]:
     while (left := set(threading.enumerate()) - before) and time.monotonic() < deadline:
         time.sleep(0.001)
     assert left == set()
+
+
+class _Loops(asyncio.DefaultEventLoopPolicy):
+    """Remembers the event loops that are made: Mangum makes some and closes none of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[asyncio.AbstractEventLoop] = []
+
+    def new_event_loop(self) -> asyncio.AbstractEventLoop:
+        loop = super().new_event_loop()
+        self.made.append(loop)
+        return loop
+
+
+@pytest.fixture(scope="session", autouse=True)
+def loops_are_closed_at_the_end() -> Iterator[None]:
+    """No loop that one test has left is found unclosed in the middle of another."""
+    policy = _Loops()
+    asyncio.set_event_loop_policy(policy)
+    yield
+    asyncio.set_event_loop_policy(None)
+    for loop in policy.made:
+        loop.close()
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jwt
-from azure.core.exceptions import ResourceExistsError
+from azure.core.exceptions import ResourceExistsError, ServiceResponseError
 from azure.storage.blob import BlobServiceClient, ContainerSasPermissions, generate_container_sas
 
 from tests.servers import ROOT
@@ -89,7 +89,12 @@ class Azurite:
             self.client.create_container(container)
 
     def put(self, container: str, key: str, data: bytes) -> None:
-        self.client.get_blob_client(container, key).upload_blob(data, overwrite=True)
+        blob = self.client.get_blob_client(container, key)
+        # It closes connections that have been idle, also while one is just being used again.
+        with contextlib.suppress(ServiceResponseError):
+            blob.upload_blob(data, overwrite=True)
+            return
+        blob.upload_blob(data, overwrite=True)
 
     def delete(self, container: str, key: str) -> None:
         self.client.get_blob_client(container, key).delete_blob()

@@ -141,6 +141,8 @@ def _is_live(server: Decant) -> bool:
 def test_a_worker_that_is_killed_is_replaced_while_the_others_serve(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         victim, other = workers(server)
+        # It is live as soon as one of them listens.
+        until(lambda: listens(other, server.rest_port))
         victim.kill()
         until(lambda: victim not in workers(server))
         assert server.post(PREDICT, SEVEN).status == 200

@@ -105,6 +105,8 @@ def _validate(root: Any) -> None:
         config_validator.validate(root)  # type: ignore[no-untyped-call]
     except config_validator.JsonSchemaValueException:
         _explain(root)
+        # The library finds nothing wrong: one of the two is of another schema.
+        raise
 
 
 def _explain(root: Any) -> None:

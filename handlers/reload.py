@@ -366,7 +366,7 @@ class Reload:
         if model.name not in self._tried:
             return None
         tried, repository = self._tried[model.name]
-        is_same = tried[1:3] == model[1:3] and tried.options == model.options
+        is_same = (tried.base_path, tried.policy, tried.options) == (model.base_path, model.policy, model.options)
         return repository if is_same and repository.known is None else None
 
     def _is_new(self, model: ModelConfig) -> bool:

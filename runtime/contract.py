@@ -165,10 +165,10 @@ class Contract:
         """Return the answer to a request that has ended so, and log what concerns whoever runs the server."""
         if isinstance(exc, KNOWN):
             if is_ours(exc):
-                logger.warning("%s: %s", _line(method, path), exc)
+                logger.warning("%s: %s", urls.line(method, path), exc)
             return self._dressed(error(http_status_of(exc), public_message(exc)))
         # The edge: whatever else comes this far is a bug, is logged here and shown to nobody.
-        logger.error("%s failed", _line(method, path), exc_info=exc)
+        logger.error("%s failed", urls.line(method, path), exc_info=exc)
         return self._dressed(error(500, "internal error"))
 
     def _dressed(self, answer: Answer) -> Answer:
@@ -402,8 +402,3 @@ def _preflight(headers: Mapping[str, str]) -> int:
     # Whether pages may call is said by the headers, which are not here.
     origin = headers.get("origin", "")
     return 200 if "http://" in origin or "https://" in origin else 400
-
-
-def _line(method: str, path: bytes) -> str:
-    # Quoted, as a path may have line breaks in it.
-    return f"{method} {urls.excerpt(path)!r}"

@@ -226,7 +226,7 @@ class ObservedContract(Contract):
         answer = super().failed(method, path, exc)
         # What fails once it is a request ends as others do.
         if _here.observation is None:
-            self.watch.refused(_line(method, path), str(answer.status))
+            self.watch.refused(urls.line(method, path), str(answer.status))
         return answer
 
 
@@ -271,7 +271,7 @@ class ObservedCall(Call):
         if seen.id is None and seen.is_inference:
             # A body that makes no sense is found out before its model is looked for.
             seen.id = contract.server.peek(target.name, target.version or None, target.label)
-        line = _line(self._method, self._path)
+        line = urls.line(self._method, self._path)
         contract.watch.end(seen, line, str(answer.status), answer.status < 400, len(answer.body))
 
 
@@ -300,8 +300,3 @@ class ObservedServices:
             return answer
 
         return observed
-
-
-def _line(method: str, path: bytes) -> str:
-    # Quoted, as a path may have line breaks in it.
-    return f"{method} {urls.excerpt(path)!r}"

@@ -47,19 +47,11 @@ class ShapedServable:
         self.concurrency = concurrency
         self._name = name
         self._inputs = signature.inputs
-        self._observer: Observer | None = None
+        self.observer: Observer | None = None
         self._compiled = ModelCache[_Key, _Compiled](_ByShape(make), SHAPES)
 
     def __repr__(self) -> str:
         return f"<ShapedServable {self._name} {self._compiled}>"
-
-    @property
-    def observer(self) -> Observer | None:
-        return self._observer
-
-    @observer.setter
-    def observer(self, observer: Observer | None) -> None:
-        self._observer = observer
 
     @property
     def usage(self) -> Usage:
@@ -81,7 +73,7 @@ class ShapedServable:
             with self._compiled.lease(key, timeout) as compiled:
                 servable = compiled.servable
                 if isinstance(servable, Observed):
-                    servable.observer = self._observer
+                    servable.observer = self.observer
                 return servable.predict(signature_name, inputs, deadline)
         except LoadFailed as exc:
             raise CannotReshape(str(exc)) from exc

@@ -84,6 +84,12 @@ def excerpt(path: bytes) -> str:
     return path[:_QUOTED].decode(errors="replace")
 
 
+def line(method: str, path: bytes) -> str:
+    """Return a request line as the log has it."""
+    # Quoted, as a path may have line breaks in it.
+    return f"{method} {excerpt(path)!r}"
+
+
 def _malformed(method: str, path: bytes) -> InvalidRequest:
     return InvalidRequest(f"Malformed request: {method[:_QUOTED]} {excerpt(path)}")
 

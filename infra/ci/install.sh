@@ -1,7 +1,7 @@
 #!/bin/sh
 # Install what the tests marked `container`, `node` and `tfserving` need, on Debian: buildah and podman for the image,
 # Azurite for Azure's storage, the Serverless Framework's fork for serverless.yml, TensorFlow Serving's client with the
-# TensorFlow it comes with (1.5 GB), linters. Does nothing, quickly, where it is all there.
+# TensorFlow it comes with (1.5 GB), linters, what checks templates (800 MB). Does nothing, quickly, where it is all there.
 #
 # Needs `make setup` before it.
 set -eu
@@ -52,4 +52,7 @@ python_packages() {
 apt_packages
 node_programs
 python_packages lint
+for name in kubernetes checkov sam cloud_run; do
+    python_packages "$name"
+done
 python_packages tfserving

@@ -1,0 +1,30 @@
+"""The platforms that files can be rendered for: each is a module with ``render(manifest) -> {file name: text}``."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import cast
+
+from handlers.deploy.manifest import Manifest
+
+Render = Callable[[Manifest], Mapping[str, str]]
+"""Returns the texts of files by name, or raises `handlers.deploy.parse.ManifestError` for what the platform cannot."""
+
+TARGETS: Mapping[str, str] = {
+    "lambda": "AWS Lambda, as a template of AWS SAM",
+    "serverless": "AWS Lambda, for the Serverless Framework or osls",
+    "terraform": "AWS Lambda, as a Terraform module and its variables",
+    "cloud-run": "Google Cloud Run: the service, and the commands for its account and rights",
+    "container-apps": "Azure Container Apps: Bicep with its parameters",
+    "knative": "a Knative Service",
+    "helm": "values for the chart, for any Kubernetes",
+    "kserve": "a ClusterServingRuntime and an InferenceService for each model",
+    "compose": "docker compose",
+}
+"""What each is, by the name that ``--target`` takes."""
+
+
+def renderer(target: str) -> Render:
+    module = importlib.import_module(f"handlers.deploy.to_{target.replace('-', '_')}")
+    return cast(Render, module.render)

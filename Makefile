@@ -92,7 +92,7 @@ lock: $(UV)  ## pin the newest versions again
 	@$(COMPILE) $(LOCK_ARGS) requirements/ovmsclient.in -o requirements/ovmsclient.txt
 	@$(COMPILE) $(LOCK_ARGS) requirements/bootstrap.in -o requirements/bootstrap.txt
 	@$(COMPILE) $(LOCK_ARGS) --no-emit-package tensorflow infra/ci/tfserving.in -o infra/ci/tfserving.txt
-	@for name in kubernetes checkov sam cloud_run; do $(COMPILE) $(LOCK_ARGS) infra/ci/$$name.in -o infra/ci/$$name.txt; done
+	@for name in kubernetes checkov sam cloud_run compose; do $(COMPILE) $(LOCK_ARGS) infra/ci/$$name.in -o infra/ci/$$name.txt; done
 	@$(COMPILE) $(LOCK_ARGS) --no-deps requirements/tools.in -o requirements/tools.txt
 	@$(subst 3.11,3.12,$(COMPILE)) $(LOCK_ARGS) --no-deps requirements/models.in -o requirements/models.txt
 

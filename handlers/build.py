@@ -55,8 +55,6 @@ def build_server(settings: Settings, configuration: Configuration | None = None,
     """
     configuration = models_of(settings) if configuration is None else configuration
     repositories, rejected = open_repositories(configuration, settings)
-    share = MEMORY_SHARE - (_DISK_SHARE if _is_disk_memory(settings) else 0.0)
-    memory_budget = (settings.memory_budget or int(memory_room() * share)) // processes
     config = properties(settings, cpu_room() / processes)
     # What other devices take is seen as their models are loaded.
     if settings.plugin_config and all(model.options.device == DEFAULTS.device for model in configuration.models):
@@ -78,7 +76,7 @@ def build_server(settings: Settings, configuration: Configuration | None = None,
         loader = MeteredLoader(loader, metrics)
     cache = ModelCache[ModelVersion, Servable](
         loader,
-        memory_budget,
+        memory_budget(settings) // processes,
         is_kept=lambda servable: servable.is_kept,
     )
     return ModelServer(
@@ -92,6 +90,25 @@ def build_server(settings: Settings, configuration: Configuration | None = None,
     )
 
 
+def memory_budget(settings: Settings) -> int:
+    """Return the bytes of memory that loaded models may take, of all processes together."""
+    share = MEMORY_SHARE - (_DISK_SHARE if is_disk_memory(settings) else 0.0)
+    return settings.memory_budget or int(memory_room() * share)
+
+
+def disk_budget(settings: Settings) -> int:
+    """Return the bytes that downloaded models may take."""
+    if settings.disk_budget:
+        return settings.disk_budget
+    room = disk_room(Path(settings.cache_dir))
+    return min(room, int(memory_room() * _DISK_SHARE)) if is_disk_memory(settings) else room
+
+
+def is_disk_memory(settings: Settings) -> bool:
+    """Return whether downloaded models take memory, too."""
+    return is_on_cloud_run() or is_in_memory(Path(settings.cache_dir))
+
+
 def open_disk_cache(
     settings: Settings, config: Mapping[str, str] | None = None, *, is_durable: bool = False
 ) -> DiskCache:
@@ -103,14 +120,10 @@ def open_disk_cache(
     def compiled(version: ModelVersion) -> str:
         return "" if config is None else beginning_of(identity_of(config, options_of(version.options)))
 
-    directory = Path(settings.cache_dir)
-    budget = settings.disk_budget or disk_room(directory)
-    if not settings.disk_budget and _is_disk_memory(settings):
-        budget = min(budget, int(memory_room() * _DISK_SHARE))
     threads = min(max(memory_room() // _STREAM_MEMORY, 2), 8)
     return DiskCache(
-        directory,
-        budget,
+        Path(settings.cache_dir),
+        disk_budget(settings),
         threads=threads,
         watch=watch,
         is_durable=is_durable,
@@ -277,7 +290,3 @@ def _batching_parameters(settings: Settings) -> BatchingParameters | None:
         raise SettingsError(
             f"{path} needs {exc.name}, which is not installed; try: pip install 'decant[grpc]'"
         ) from exc
-
-
-def _is_disk_memory(settings: Settings) -> bool:
-    return is_on_cloud_run() or is_in_memory(Path(settings.cache_dir))

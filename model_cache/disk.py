@@ -169,7 +169,7 @@ class DiskCache:
         if not version.files:
             raise LoadFailed(f"no model in {version}: found {_names(version)}")
         if version.storage.in_place:
-            kept = _place(self._root) / version.digest
+            kept = place_in(self._root) / version.digest
             compiled = kept / COMPILED if _is_private(self._root) else None
             with _in_use(kept, compiled):
                 yield Files(version.storage.in_place / version.prefix, None, compiled)
@@ -189,7 +189,7 @@ class DiskCache:
                 of what is kept of models read in place, least recently used first.
             DiskUnusable: it cannot be written, or the version's files have been removed meanwhile.
         """
-        directory = _place(self._root) / version.digest
+        directory = place_in(self._root) / version.digest
         try:
             if version.storage.in_place:
                 _make_private(self._root, self._mode)
@@ -203,7 +203,7 @@ class DiskCache:
             raise DiskUnusable(f"cannot keep what was compiled of {version}: {exc.strerror or exc}") from exc
 
     def is_cached(self, version: ModelVersion) -> bool:
-        return bool(version.storage.in_place) or (_place(self._root) / version.digest).is_dir()
+        return bool(version.storage.in_place) or (place_in(self._root) / version.digest).is_dir()
 
     def usage(self) -> Usage:
         existing = self._root.absolute()
@@ -211,14 +211,14 @@ class DiskCache:
             existing = existing.parent
         return Usage(
             self._budget,
-            sum(_held(path).size for path in _directories(_place(self._root))),
+            sum(_held(path).size for path in _directories(place_in(self._root))),
             free_at(existing),
         )
 
     def entries(self) -> list[Entry]:
         """Return what is there, least recently used first."""
         found = []
-        for directory in _directories(_place(self._root)):
+        for directory in _directories(place_in(self._root)):
             with suppress(FileNotFoundError):
                 is_complete = not directory.name.startswith(_PARTIAL)
                 found.append(
@@ -234,7 +234,7 @@ class DiskCache:
 
     def remove(self, entry: Entry) -> bool:
         """Remove a version's files; return whether they are gone, as they stay if somebody uses them."""
-        home = _place(self._root)
+        home = place_in(self._root)
         directory = home / (entry.digest if entry.is_complete else f"{_PARTIAL}{entry.digest}")
         try:
             with locked(home):
@@ -252,7 +252,7 @@ class DiskCache:
 
     def damaged(self, entry: Entry) -> list[str]:
         """Read all of a complete version's files; return the paths of those that are not what was fetched."""
-        return entry.manifest.damaged(_place(self._root) / entry.digest) if entry.manifest else ["its manifest"]
+        return entry.manifest.damaged(place_in(self._root) / entry.digest) if entry.manifest else ["its manifest"]
 
     def _acquire(self, version: ModelVersion) -> tuple[Files, int]:
         paths = paths_of(version)
@@ -704,7 +704,7 @@ def _let_all_read(directory: Path) -> None:
             Path(parent, name).chmod(0o644)
 
 
-def _place(root: Path) -> Path:
+def place_in(root: Path) -> Path:
     """Return where in ``root`` the cache is.
 
     That is ``root`` itself, unless it is the machine's and open to everybody, as Kubernetes makes volumes: then it is
@@ -720,7 +720,7 @@ def _place(root: Path) -> Path:
 
 def _is_private(root: Path) -> bool:
     """Whether the cache's directory is there, and `_make_private` would have nothing against it."""
-    place = _place(root)
+    place = place_in(root)
     try:
         found = place.stat() if place == root else place.lstat()
     except OSError:
@@ -734,7 +734,7 @@ def _make_private(root: Path, mode: int) -> Path:
         root.mkdir(mode=mode, parents=True, exist_ok=True)
         if mode & 0o055:
             root.chmod(mode)
-    place = _place(root)
+    place = place_in(root)
     place.mkdir(mode=mode, exist_ok=True)
     # What the operator has set may be a link. In a directory that is open to everybody, anybody may have made one.
     found = place.stat() if place == root else place.lstat()

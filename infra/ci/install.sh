@@ -52,7 +52,7 @@ python_packages() {
 apt_packages
 node_programs
 python_packages lint
-for name in kubernetes checkov sam cloud_run; do
+for name in kubernetes checkov sam cloud_run compose; do
     python_packages "$name"
 done
 python_packages tfserving

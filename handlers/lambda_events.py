@@ -8,25 +8,38 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
+from urllib.parse import unquote
 
-from runtime.contract import Answer
+from runtime.contract import HEALTH, METRICS, Answer
 from runtime.errors import InvalidRequest
+from runtime.urls import is_contract
 
 Event = Mapping[str, Any]
 Shape = Literal["v1", "v2", "balancer"]
+
+_USUAL = b"/v1/models/"
+_PAGES = (*HEALTH, METRICS, b"/docs", b"/openapi.json")
+_MAX_BASE = 8
+"""Parts of a path that may be a gateway's and not ours."""
 
 
 class Head(NamedTuple):
     shape: Shape
     method: str
     path: bytes
-    """As it was sent, but by HTTP APIs, which decode it themselves. Without a query."""
+    """As it was sent, but by HTTP APIs, which decode it themselves. Without a query, and without what only says which
+    stage, mapping or rule has led here."""
 
 
-def read_head(event: Any) -> Head | None:
-    """Return what an event asks for; None if it is of no shape that has a head."""
+def read_head(event: Any, base_path: bytes = b"") -> Head | None:
+    """Return what an event asks for; None if it is of no shape that has a head.
+
+    Args:
+        base_path: what paths begin with before ours, where no event tells that.
+    """
     context = event.get("requestContext") if isinstance(event, dict) else None
     if not isinstance(context, dict):
         return None
@@ -37,7 +50,10 @@ def read_head(event: Any) -> Head | None:
     if shape is None or not isinstance(method, str) or not isinstance(path, str):
         return None
     # JSON may have surrogates, which no path has.
-    return Head(shape, method, path.encode(errors="replace"))
+    raw = path.encode(errors="replace")
+    if base_path or not raw.startswith(_USUAL):
+        raw = _own(raw, [base_path, *_bases(event, context)])
+    return Head(shape, method, raw)
 
 
 def is_of_edge(event: Any) -> bool:
@@ -102,6 +118,44 @@ def write(event: Event, head: Head, answer: Answer) -> dict[str, Any]:
     else:
         result["headers"] = headers
     return result
+
+
+def _own(path: bytes, bases: list[bytes]) -> bytes:
+    """Return a path without the first of the bases that it begins with, unless it makes sense with it alone.
+
+    A stage may be named v1, and a path through a custom domain has no stage.
+    """
+    for base in bases:
+        rest = path[len(base) :] or b"/"
+        is_below = base and path.startswith(base) and rest[:1] == b"/"
+        if is_below and (_is_ours(rest) or not _is_ours(path)):
+            return rest
+    return path
+
+
+def _is_ours(path: bytes) -> bool:
+    return is_contract(path) or path in _PAGES
+
+
+def _bases(event: Event, context: Event) -> Iterator[bytes]:
+    """Yield what of a path may be the gateway's: the stage of an HTTP API, or a custom domain's mapping."""
+    stage = context.get("stage")
+    # REST APIs leave theirs out.
+    if "version" in event and isinstance(stage, str) and stage != "$default":
+        yield f"/{stage}".encode(errors="replace")
+    route, parameters = event.get("routeKey", event.get("resource")), event.get("pathParameters")
+    path = path_of(event)
+    if not isinstance(route, str) or not isinstance(parameters, dict):
+        return
+    # "ANY /{proxy+}" or "/{proxy+}": the path ends with what it stands for, which may have been decoded.
+    wanted = re.sub(r"\{(\w+)\+?\}", lambda name: str(parameters.get(name[1], "")), route.rpartition(" ")[2])
+    at = 0
+    for _ in range(_MAX_BASE):
+        at = path.find("/", at + 1)
+        if at < 0:
+            return
+        if unquote(path[at:]) == unquote(wanted):
+            yield path[:at].encode(errors="replace")
 
 
 def _shape(event: Event, context: Event) -> Shape | None:

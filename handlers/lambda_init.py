@@ -10,7 +10,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from handlers.build import build_server, import_engine
@@ -24,6 +24,7 @@ from runtime.server import ModelServer
 
 if TYPE_CHECKING:
     from handlers.lambda_function import Function
+    from handlers.lambda_invocations import Invocations
     from handlers.reload import Reload
 
 logger = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ def start(settings: Settings, kind: str, patience: float = INIT_PATIENCE) -> Fun
         is_lazy = kind not in EAGER and len(configuration.models) > 1
         models = eager(configuration.models, settings, is_lazy=is_lazy)
         preload = Preload(server, [model for model in models if model.name in server.repositories], kind in EAGER)
-        function = _function(settings, server, _reload(settings, server, configuration, is_lazy))
+        function = _function(settings, server, configuration, is_lazy)
     # In haste no more: with many models or recorded requests this may take minutes, in which there is garbage.
     errors = preload.wait(None if kind in EAGER else max(0.0, began + patience - time.monotonic()))
     if kind == _SNAP_START:
@@ -106,32 +107,40 @@ def start(settings: Settings, kind: str, patience: float = INIT_PATIENCE) -> Fun
     return function
 
 
-def _reload(settings: Settings, server: ModelServer, configuration: Configuration, is_lazy: bool) -> Callable[[], bool]:
+def _function(settings: Settings, server: ModelServer, configuration: Configuration, is_lazy: bool) -> Function:
+    """Import what the first request needs, while its model is under way."""
+
     @functools.cache
-    def made() -> Reload:
+    def reload() -> Reload:
         # Here, as few functions are asked for it.
         from handlers.reload import Reload
 
         return Reload(server, settings, configuration, is_lazy=is_lazy)
 
-    return lambda: made().refresh()
+    def others() -> Invocations:
+        from handlers.lambda_invocations import Invocations, Served
 
+        served = Served(settings, server, lambda: reload().told, is_lazy, lambda: reload().refresh())
+        return Invocations(served, made.infer)
 
-def _function(settings: Settings, server: ModelServer, reload: Callable[[], bool]) -> Function:
-    """Import what the first request needs, while its model is under way."""
     # First, as it can compile then, which needs no Python, while the rest is imported.
     import_engine()
     with span("imports.front"):
-        from handlers.lambda_function import Function
+        from handlers.lambda_function import Function, Terms
         from runtime.contract import contract_of
 
-    timeout = settings.rest_api_timeout_in_ms / 1000
-    return Function(
-        contract_of(
-            server,
-            max_body=settings.max_body_size,
-            timeout=timeout,
-            has_cors=settings.rest_api_enable_cors_support,
-            reload=reload,
-        )
+    contract = contract_of(
+        server,
+        max_body=settings.max_body_size,
+        timeout=settings.rest_api_timeout_in_ms / 1000,
+        has_cors=settings.rest_api_enable_cors_support,
+        reload=lambda: reload().refresh(),
     )
+    terms = Terms(
+        settings.lambda_deadline_margin,
+        settings.lambda_gateway_timeout,
+        settings.lambda_base_path.encode(),
+        settings.lambda_error_statuses,
+    )
+    made = Function(contract, terms, others)
+    return made

@@ -45,13 +45,18 @@ class ContainerCredentials:
 
     def __call__(self) -> S3Credential:
         found = self._ask()
-        expiration = found.get("Expiration")
-        return {
-            "access_key_id": found["AccessKeyId"],
-            "secret_access_key": found["SecretAccessKey"],
-            "token": found.get("Token"),
-            "expires_at": datetime.fromisoformat(expiration) if expiration else None,
-        }
+        try:
+            expiration = found.get("Expiration")
+            return {
+                "access_key_id": found["AccessKeyId"],
+                "secret_access_key": found["SecretAccessKey"],
+                # Of keys that do not expire there is none.
+                "token": found.get("Token"),
+                "expires_at": datetime.fromisoformat(expiration) if expiration else None,
+            }
+        except (AttributeError, KeyError, TypeError, ValueError) as exc:
+            # Not what it has, as there may be half a key in it.
+            raise OSError(f"the container's credentials are not what they should be: {type(exc).__name__}") from exc
 
     def _ask(self) -> Any:
         # Read each time: EKS replaces it.

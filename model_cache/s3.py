@@ -35,7 +35,8 @@ PAUSES = (0.1, 0.2, 0.4)
 """Seconds between tries of a listing's page."""
 _CONNECTIONS = 32
 # A redirect to nowhere makes the SDK look for the bucket's region until Python's stack ends.
-_ERRORS = (BotoCoreError, ClientError, ResponseParserError, RecursionError)
+# And it takes it for granted that credentials have a token, where those that do not expire have none.
+_ERRORS = (BotoCoreError, ClientError, ResponseParserError, RecursionError, KeyError)
 _NETWORK = (
     botocore.exceptions.ConnectionError,
     botocore.exceptions.HTTPClientError,
@@ -183,7 +184,7 @@ class S3Storage:
             if self._made is None:
                 try:
                     self._made, self._found_nobody = _connect(self._endpoint, self._options)
-                except (BotoCoreError, ValueError) as exc:
+                except (BotoCoreError, ValueError, KeyError) as exc:
                     raise StorageUnavailable(f"cannot set up S3: {_reason(exc)}") from exc
             return self._made, self._found_nobody
 
@@ -234,6 +235,8 @@ def _code(exc: Exception) -> str:
 
 
 def _reason(exc: Exception) -> str:
+    if isinstance(exc, KeyError):
+        return f"the SDK misses {exc} in what it was answered, such as credentials; try storage_client obstore"
     if not isinstance(exc, ClientError):
         # Some of the SDK's messages have several lines.
         return " ".join(str(exc).split()) or type(exc).__name__

@@ -167,7 +167,8 @@ def emf(dimensions: Mapping[str, str], of: Timeline = timeline) -> str:
     """Return the start as one line of CloudWatch's Embedded Metric Format, in the namespace Decant.
 
     Args:
-        dimensions: what the metrics are kept apart by, such as a function's name and version; empty ones are left out.
+        dimensions: what the metrics are kept apart by, each within those before it, such as a function's name and
+            version; empty ones are left out.
     """
     start = _start(of)
     known = {name: _dimension(value) for name, value in dimensions.items() if value.strip()}
@@ -176,7 +177,8 @@ def emf(dimensions: Mapping[str, str], of: Timeline = timeline) -> str:
     for name, value, unit in _metrics(start):
         metrics.append({"Name": name, "Unit": unit})
         values[name] = value
-    directive = {"Namespace": "Decant", "Dimensions": [list(known)], "Metrics": metrics}
+    sets = [list(known)[: size + 1] for size in range(len(known))] or [[]]
+    directive = {"Namespace": "Decant", "Dimensions": sets, "Metrics": metrics}
     metadata = {"Timestamp": int(time.time() * 1e3), "CloudWatchMetrics": [directive]}
     return orjson.dumps({"_aws": metadata, **known, **values}).decode()
 

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 
@@ -25,6 +25,8 @@ from runtime.predict import classify_json, infer_json, predict_json, regress_jso
 from runtime.servable import Tensors
 from runtime.server import ModelServer, VersionStatus
 from runtime.status import KNOWN, http_status_of, is_ours, public_message
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +97,9 @@ class Contract:
         # Of most answers; never changed.
         self._plain = {**_JSON, **self._cors}
 
-    def answer(self, method: str, path: bytes, headers: Mapping[str, str], body: bytes) -> Answer:
+    def answer(
+        self, method: str, path: bytes, headers: Mapping[str, str], body: bytes, until: float | None = None
+    ) -> Answer:
         """Answer a whole request of ``/v1/``. Blocks; raises nothing for what a client did.
 
         Args:
@@ -103,10 +107,13 @@ class Contract:
             path: as it was sent, with its query if it has one.
             headers: by lower-case name, several of one name joined by commas.
             body: as it was sent.
+            until: in seconds of the monotonic clock, when an answer is of no use any more: what waits for a model is
+                told before that to come again, and what runs that it has taken too long.
         """
         call = self.begin(method, path, headers)
         if isinstance(call, Answer):
             return call
+        call.until = until
         try:
             return call.take(len(body)) or call.answer(body)
         finally:
@@ -202,6 +209,7 @@ class Call:
         "_path",
         "_target",
         "size",
+        "until",
     )
 
     def __init__(
@@ -223,6 +231,8 @@ class Call:
         self._coding = ""
         # What is left to do of a request that was quick and has a large answer.
         self._encode: Callable[[], bytes] | None = None
+        self.until: float | None = None
+        """See `Contract.answer`."""
         self.size = 0
         """Bytes of the body that have come."""
 
@@ -307,7 +317,13 @@ class Call:
             body = encodings.inflate(body, self._coding, contract.bodies.max_body, self._admission.take)
         infer = _INFERENCES[target.verb]
         content = infer(
-            contract.server, target.name, target.version, body, label=target.label, timeout=contract.timeout
+            contract.server,
+            target.name,
+            target.version,
+            body,
+            label=target.label,
+            timeout=contract.timeout,
+            until=self.until,
         )
         return contract.ok(content, self._accepted)
 
@@ -332,14 +348,14 @@ class Call:
             return contract.ok(coldstart.as_svg(), self._accepted, "image/svg+xml")
         if target.verb == "reload":
             return self._reload()
-        return contract.ok(_look(contract.server, target), self._accepted)
+        return contract.ok(_look(contract.server, target, self.until), self._accepted)
 
     def _reload(self) -> Answer:
         contract = self._contract
         if contract.reload is None:
             raise Unsupported("this server has no configuration that could be reloaded")
         # As in OpenVINO Model Server: 201 for what has changed.
-        status = 201 if contract.reload() else 200
+        status = 201 if _in_time(contract.reload, self.until) else 200
         # What cannot be listed has been waited for.
         return contract.ok(_look_at_all(contract.server, _MOMENT), self._accepted)._replace(status=status)
 
@@ -362,15 +378,24 @@ def error(status: int, message: str) -> Answer:
     return Answer(status, _JSON | _HEADERS.get(status, {}), body)
 
 
-def _look(server: ModelServer, target: urls.Target) -> bytes:
+def _in_time(work: Callable[[], T], until: float | None) -> T:
+    if until is None:
+        return work()
+    from runtime.within import within
+
+    return within(work, until)
+
+
+def _look(server: ModelServer, target: urls.Target, until: float | None) -> bytes:
+    patience = None if until is None else max(0.0, until - time.monotonic())
     if target.verb == "cache":
-        return encode_inventory(server.inventory())
+        return encode_inventory(server.inventory(patience))
     if target.verb == "config":
-        return _look_at_all(server)
+        return _look_at_all(server, patience)
     if target.verb == "status":
         # Of all versions if there is a label, as TensorFlow Serving.
-        return encode_status(_rows(server.status(target.name, target.version)))
-    with server.lease(target.name, target.version, label=target.label) as lease:
+        return encode_status(_rows(server.status(target.name, target.version, until=until)))
+    with server.lease(target.name, target.version, label=target.label, until=until) as lease:
         return encode_metadata(target.name, lease.id.version, lease.servable.signatures)
 
 

@@ -152,9 +152,15 @@ class ObservedServer:
         return getattr(self._server, name)
 
     def lease(
-        self, name: str, version: int | None = None, *, label: str | None = None, deadline: float | None = None
+        self,
+        name: str,
+        version: int | None = None,
+        *,
+        label: str | None = None,
+        deadline: float | None = None,
+        until: float | None = None,
     ) -> AbstractContextManager[Lease]:
-        inner = self._server.lease(name, version, label=label, deadline=deadline)
+        inner = self._server.lease(name, version, label=label, deadline=deadline, until=until)
         seen = _here.observation
         if seen is None:
             return inner
@@ -164,11 +170,13 @@ class ObservedServer:
             seen.is_hit = self._server.peek(name, version or None, label) is not None
         return _ObservedLease(inner, seen, self._server.metrics)
 
-    def status(self, name: str, version: int | None = None, *, deadline: float | None = None) -> list[VersionStatus]:
+    def status(
+        self, name: str, version: int | None = None, *, deadline: float | None = None, until: float | None = None
+    ) -> list[VersionStatus]:
         seen = _here.observation
         if seen is not None:
             seen.name = name
-        return self._server.status(name, version, deadline=deadline)
+        return self._server.status(name, version, deadline=deadline, until=until)
 
 
 class _ObservedLease:

@@ -1,8 +1,9 @@
 """Hops 2 to 5 of a request, without a transport: lease, decode, run, encode. Every front with JSON calls this.
 
 In each a body that is not sound is an error before its model is looked for. ``timeout`` is what a request has from
-when its model is there, in seconds; DeadlineExceeded after that. ``deadline`` is instead of it, in seconds of the
-monotonic clock, for who does not wait for the model either.
+when its model is there, in seconds; DeadlineExceeded after that. ``until`` is a moment of the monotonic clock at which
+it has to have ended whatever it was at: LoadPending while it waits for its model, DeadlineExceeded after that.
+``deadline`` is instead of both, on the same clock, for who does not wait for the model either.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ def predict_json(
     *,
     label: str | None = None,
     timeout: float | None = None,
+    until: float | None = None,
 ) -> bytes:
-    outputs, is_row = infer_json(server, name, version, body, label=label, timeout=timeout)
+    outputs, is_row = infer_json(server, name, version, body, label=label, timeout=timeout, until=until)
     content = json_answer.encode(outputs, is_row)
     lap("encode")
     return content
@@ -47,15 +49,16 @@ def infer_json(
     *,
     label: str | None = None,
     timeout: float | None = None,
+    until: float | None = None,
     deadline: float | None = None,
 ) -> tuple[Tensors, bool]:
     """Return the outputs, and whether they are asked for by rows: what `json_answer.encode` takes."""
     is_in_haste = deadline is not None
     request = json_tensor.parse_predict(body)
     lap("decode")
-    with server.lease(name, version, label=label, deadline=deadline) as lease:
+    with server.lease(name, version, label=label, deadline=deadline, until=until) as lease:
         lap("wait")
-        deadline = deadline or _deadline(timeout)
+        deadline = deadline or _deadline(timeout, until)
         signature = _signature(lease.servable.signatures, request.signature_name)
         inputs = request.inputs(signature.inputs, deadline, signature.special_inputs)
         if any(array.dtype.hasobject for array in inputs.values()):
@@ -100,17 +103,21 @@ def _answer_examples(
     *,
     label: str | None = None,
     timeout: float | None = None,
+    until: float | None = None,
 ) -> bytes:
     from runtime.codecs.json_examples import parse_examples
 
     request = parse_examples(body)
-    with server.lease(name, version, label=label) as lease:
-        results = infer(lease.servable, request.signature_name, request.examples, _deadline(timeout))
+    with server.lease(name, version, label=label, until=until) as lease:
+        results = infer(lease.servable, request.signature_name, request.examples, _deadline(timeout, until))
     return encode(results)
 
 
-def _deadline(timeout: float | None) -> float | None:
-    return None if timeout is None else time.monotonic() + timeout
+def _deadline(timeout: float | None, until: float | None) -> float | None:
+    if timeout is None:
+        return until
+    deadline = time.monotonic() + timeout
+    return deadline if until is None else min(deadline, until)
 
 
 def _signature(signatures: Mapping[str, Signature], name: str) -> Signature:

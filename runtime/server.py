@@ -266,7 +266,13 @@ class ModelServer:
 
     @contextmanager
     def lease(
-        self, name: str, version: int | None = None, *, label: str | None = None, deadline: float | None = None
+        self,
+        name: str,
+        version: int | None = None,
+        *,
+        label: str | None = None,
+        deadline: float | None = None,
+        until: float | None = None,
     ) -> Iterator[Lease]:
         """Hold a servable for the length of a with block; it is loaded if it is not.
 
@@ -278,29 +284,33 @@ class ModelServer:
             version: None for the one that serves.
             label: that the version has; not together with a version.
             deadline: in seconds of the monotonic clock, when nobody wants it any more.
+            until: in the same seconds, when whoever asks is told that it is still being loaded, if that is sooner.
 
         Raises:
             InvalidRequest: the model has no such label.
-            DeadlineExceeded: it has passed.
+            DeadlineExceeded: the deadline has passed.
             ModelNotFound: no such model or version.
             ModelCacheError: it cannot be loaded, or not now.
         """
-        until = self._until(name, deadline)
+        patience = self._until(name, deadline)
         with ExitStack() as stack:
             try:
-                lease = self._lease(stack, name, version, label, until)
+                lease = self._lease(stack, name, version, label, patience if until is None else min(patience, until))
             except (LoadPending, CacheFull, StorageUnavailable) as exc:
                 _check_deadline(deadline, name, exc)
                 raise
             yield lease
 
-    def status(self, name: str, version: int | None = None, *, deadline: float | None = None) -> list[VersionStatus]:
+    def status(
+        self, name: str, version: int | None = None, *, deadline: float | None = None, until: float | None = None
+    ) -> list[VersionStatus]:
         """Return the state of one version, or of all, newest first.
 
         Args:
             name: of the model.
             version: None for all.
             deadline: in seconds of the monotonic clock, when nobody wants it any more.
+            until: as `lease`.
 
         Raises:
             DeadlineExceeded: it has passed.
@@ -308,9 +318,9 @@ class ModelServer:
             StorageUnavailable: the storage cannot be listed and never could be.
             LoadPending: the first listing takes too long.
         """
-        until = self._until(name, deadline)
+        patience = self._until(name, deadline)
         try:
-            return self._status_of(name, version, until)
+            return self._status_of(name, version, patience if until is None else min(patience, until))
         except (LoadPending, StorageUnavailable) as exc:
             _check_deadline(deadline, name, exc)
             raise
@@ -360,12 +370,15 @@ class ModelServer:
         """Return what is in memory. Cheap."""
         return self._cache.snapshot()
 
-    def inventory(self) -> Inventory:
-        """Return what is known of all models, and what memory and disk they take. Looks at the disk."""
+    def inventory(self, patience: float | None = None) -> Inventory:
+        """Return what is known of all models, and what memory and disk they take. Looks at the disk.
+
+        Waits for first listings, for ``patience`` seconds or as a request does.
+        """
         snapshot = self._cache.snapshot()
         memory = resident()
         # For the first listings of all of them.
-        until = time.monotonic() + self._load_timeout
+        until = time.monotonic() + (self._load_timeout if patience is None else patience)
         return Inventory(
             MemoryUsage(snapshot.budget, snapshot.used, memory.total if memory else None),
             self.disk.usage(),

@@ -74,6 +74,12 @@ def is_contract(path: bytes) -> bool:
     return path[:4].lower() == b"/v1/"
 
 
+def model_of(path: bytes) -> str:
+    """Return the name of the model that a path is about; empty if it is about none."""
+    match = re.match(rb"(?i)/v1/models/" + _MODEL, path)
+    return _decoded(match[1]) if match else ""
+
+
 def path_of(scope: Any) -> bytes:
     """Return the path of an ASGI scope as it was sent, or something that decodes to the same."""
     raw: bytes | None = scope.get("raw_path")

@@ -16,7 +16,8 @@ from starlette.types import Receive, Scope, Send
 
 from handlers.build import build_server
 from handlers.lambda_events import read_head
-from handlers.lambda_function import Function, UnknownEvent
+from handlers.lambda_failures import InvocationFailed
+from handlers.lambda_function import Function
 from handlers.settings import read_settings
 from runtime.contract import Contract
 from runtime.rest import create_app
@@ -219,7 +220,7 @@ def test_characters_that_are_none_are_an_error_of_the_body(function: Function) -
 @pytest.mark.parametrize(
     ("event", "what"),
     [
-        ({"Records": [{"eventSource": "aws:sqs"}]}, "an object with 'Records'"),
+        ({"Records": [{"eventSource": "aws:sqs"}]}, "an object with 'Records' from 'aws:sqs'"),
         ({"warmup": True}, "an object with 'warmup'"),
         ({"Records": []}, "an object with 'Records'"),
         ({"requestContext": {}}, "an object with 'requestContext'"),
@@ -232,10 +233,12 @@ def test_characters_that_are_none_are_an_error_of_the_body(function: Function) -
     ],
 )
 def test_what_is_no_request_is_told_what_is(event: Any, what: str, function: Function) -> None:
-    with pytest.raises(UnknownEvent) as error:
+    # This function is told of nothing else that it could answer.
+    with pytest.raises(InvocationFailed) as error:
         function(event, None)
-    assert str(error.value) == (
-        f"the event is {what}; want an HTTP request of a function URL, an HTTP API, a REST API or a load balancer"
+    assert error.value.exception_type == "UnknownEvent"
+    assert error.value.msg.startswith(
+        f"the event is {what}; want an HTTP request of a function URL, an HTTP API, a REST API or a load balancer, "
     )
 
 
@@ -274,10 +277,11 @@ def test_the_first_prediction_tells_once_what_the_start_took(
         return capsys.readouterr().out
 
     assert told(function_url("GET", "/v1/models/digits", {}, {}, b"")) == ""
-    assert told(function_url("POST", PREDICT, {}, {}, b"no JSON")) == ""
+    assert "ColdStart" not in told(function_url("POST", PREDICT, {}, {}, b"no JSON"))
     line = told(function_url("POST", PREDICT, {}, {}, SEVEN))
     assert line.endswith("\n")
     metrics = json.loads(line)
-    assert metrics["_aws"]["CloudWatchMetrics"][0]["Dimensions"] == [["FunctionName", "FunctionVersion"]]
+    sets = metrics["_aws"]["CloudWatchMetrics"][0]["Dimensions"]
+    assert sets == [["FunctionName"], ["FunctionName", "FunctionVersion"]]
     assert (metrics["FunctionName"], metrics["FunctionVersion"]) == ("digits-function", "7")
     assert told(function_url("POST", PREDICT, {}, {}, SEVEN)) == ""

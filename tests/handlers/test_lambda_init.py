@@ -183,7 +183,8 @@ def test_nothing_is_kept_behind_the_answers_for_processes_that_will_not_come(
 
 def test_an_event_that_is_no_request_is_an_error_of_the_function(tmp_path: Path) -> None:
     with environment(tmp_path, local(tmp_path)) as (api, _):
-        failure = api.invoke({"Records": [{"eventSource": "aws:sqs"}]})
+        failure = api.invoke({"Records": [{"eventSource": "aws:dynamodb"}]})
         assert failure["errorType"] == "UnknownEvent"
-        assert failure["errorMessage"].startswith("the event is an object with 'Records'; want an HTTP request")
+        assert failure["errorMessage"].startswith("the event is an object with 'Records' from 'aws:dynamodb'; want an ")
+        assert failure["stackTrace"] == []
         assert api.invoke(PREDICT)["statusCode"] == 200

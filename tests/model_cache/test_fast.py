@@ -352,6 +352,21 @@ def test_a_container_without_credentials_is_told_why(
     assert "\n" not in str(failure.value)
 
 
+@pytest.mark.parametrize(
+    "text", ["{}", "[]", '{"AccessKeyId": "a", "SecretAccessKey": "s3cr3t", "Expiration": "soon"}']
+)
+def test_credentials_that_are_none_are_an_error_that_shows_nothing(
+    text: str, s3: SeaweedFS, home: dict[str, str]
+) -> None:
+    with server(lambda request, body: (200, text)) as url:
+        storage = open_fast(
+            "s3://models/digits", home | {"AWS_CONTAINER_CREDENTIALS_FULL_URI": url}, s3_endpoint=s3.endpoint
+        )
+        with pytest.raises(StorageUnavailable, match="credentials are not what they should be") as failure:
+            list(storage.list())
+    assert "s3cr3t" not in str(failure.value)
+
+
 def test_where_ecs_has_its_credentials_is_known() -> None:
     credentials = ContainerCredentials(ECS)
     assert credentials._url.geturl() == "http://169.254.170.2/v2/credentials/1"

@@ -369,6 +369,26 @@ def test_who_has_no_credentials_asks_without(public_bucket: SeaweedFS, client: s
 
 
 @pytest.mark.usefixtures("nobody")
+def test_credentials_without_a_token_are_told_and_no_bug(s3: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's may have none; boto3 takes it for granted, and obstore does not."""
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        keys = {"AccessKeyId": s3.reader.access_key, "SecretAccessKey": s3.reader.secret_key}
+        body = json.dumps(keys | {"Expiration": "2100-01-01T00:00:00Z"}).encode()
+        begin(request, len(body))
+        request.wfile.write(body)
+
+    with server(answer) as url:
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{url}/credentials")
+        monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN", "t0ken")
+        options = StorageOptions(s3_endpoint=s3.endpoint, client="sdk", environ=dict(os.environ))
+        with pytest.raises(StorageUnavailable, match=r"the SDK misses 'Token' in what it was answered.*obstore"):
+            list(open_storage("s3://models/digits", options).list())
+        options = StorageOptions(s3_endpoint=s3.endpoint, environ={**os.environ, "AWS_REGION": "us-east-1"})
+        assert list(open_storage("s3://models/digits", options).list())
+
+
+@pytest.mark.usefixtures("nobody")
 def test_credentials_that_come_late_are_found(bucket: SeaweedFS, become: BecomeS3User) -> None:
     """Those of a pod or an instance may not be there yet when it starts."""
     storage = open_storage("s3://models/faults", StorageOptions(s3_endpoint=bucket.endpoint, client="sdk"))

@@ -225,14 +225,14 @@ def check_emf(line: str) -> dict[str, Any]:
     assert set(directive) == {"Namespace", "Dimensions", "Metrics"}
     assert 1 <= len(directive["Namespace"]) <= 1024
     assert ":" not in directive["Namespace"]
-    (dimensions,) = directive["Dimensions"]
-    assert len(dimensions) <= 30
-    for name in dimensions:
-        assert 1 <= len(name) <= 250
-        assert isinstance(whole[name], str)
-        assert 1 <= len(whole[name]) <= 1024
-        assert whole[name].isascii()
-        assert whole[name].isprintable()
+    for dimensions in directive["Dimensions"]:
+        assert len(dimensions) <= 30
+        for name in dimensions:
+            assert 1 <= len(name) <= 250
+            assert isinstance(whole[name], str)
+            assert 1 <= len(whole[name]) <= 1024
+            assert whole[name].isascii()
+            assert whole[name].isprintable()
     assert 1 <= len(directive["Metrics"]) <= 100
     for metric in directive["Metrics"]:
         assert set(metric) <= {"Name", "Unit", "StorageResolution"}

@@ -47,6 +47,8 @@ class RuntimeApi:
     init_errors: list[Failure] = field(default_factory=list)
     restore_errors: list[Failure] = field(default_factory=list)
     port: int = 0
+    timeout: float = _PATIENCE
+    """Seconds that an invocation may take, as the function is told."""
     _thawed: threading.Event = field(default_factory=threading.Event)
     _is_closing: threading.Event = field(default_factory=threading.Event)
     _events: queue.SimpleQueue[tuple[str, bytes]] = field(default_factory=queue.SimpleQueue)
@@ -123,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         headers = {
             "Lambda-Runtime-Aws-Request-Id": event[0],
-            "Lambda-Runtime-Deadline-Ms": str(int((time.time() + _PATIENCE) * 1000)),
+            "Lambda-Runtime-Deadline-Ms": str(int((time.time() + self.api.timeout) * 1000)),
             "Lambda-Runtime-Invoked-Function-Arn": _FUNCTION,
             "Content-Type": "application/json",
         }

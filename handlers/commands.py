@@ -6,6 +6,8 @@ What takes long to import is imported by the command that needs it.
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any, NoReturn
 from handlers.cli import serve_with
 from handlers.exits import USAGE
 from handlers.logs import configure_logging
-from handlers.settings import OF_MODEL, Settings, SettingsError, add_options, read_settings
+from handlers.settings import OF_MODEL, SECONDS, Settings, SettingsError, add_options, read_settings
 from model_cache.errors import ModelCacheError
 from runtime.errors import InferenceError
 
@@ -24,7 +26,8 @@ _STORAGE_OPTIONS = ("s3_endpoint", "storage_client", "storage_anonymous")
 _FETCH_OPTIONS = ("cache_dir", *_STORAGE_OPTIONS, "log_level")
 _ONE_SHOT_OPTIONS = (*_FETCH_OPTIONS, *OF_MODEL)
 _PULL_OPTIONS = (*_FETCH_OPTIONS, "disk_budget", "ready_marker")
-_PULL_ALL_OPTIONS = (*_PULL_OPTIONS, "model_config_file")
+_OF_SEVERAL = ("model_config_file", "model_config")
+_PULL_ALL_OPTIONS = (*_PULL_OPTIONS, *_OF_SEVERAL)
 _COMPILE_OPTIONS = (*_PULL_OPTIONS, *OF_MODEL, "plugin_config")
 _CACHE_OPTIONS = ("cache_dir", "disk_budget")
 
@@ -151,6 +154,43 @@ def _add_cache_commands(parser: argparse.ArgumentParser) -> None:
     command.set_defaults(run=_cache_verify)
 
 
+def _add_deploy_commands(parser: argparse.ArgumentParser) -> None:
+    from handlers.deploy.targets import TARGETS
+
+    commands = parser.add_subparsers(dest="deploy_command", required=True, metavar="COMMAND")
+    command = commands.add_parser("render", help="write files for platforms, rights and policies included")
+    command.add_argument("manifest", help="file with the description, YAML or JSON; - for standard input")
+    command.add_argument(
+        "--target",
+        action="append",
+        required=True,
+        choices=("all", *TARGETS),
+        metavar="TARGET",
+        help=f"a platform, or all; may be given more than once: {', '.join(TARGETS)}",
+    )
+    command.add_argument(
+        *("--output", "-o"),
+        default="deploy",
+        help="directory to write to, where each target has one of its own; - for standard output, where a single file "
+        "is as it is, and several are a tar archive; default: deploy",
+    )
+    command.add_argument("--force", action="store_true", help="replace files that are somebody's, or were edited")
+    command.add_argument(*("--dry_run", "--dry-run"), action="store_true", help="say what would be written, and stop")
+    command.set_defaults(run=_deploy_render)
+    command = commands.add_parser("targets", help="list the platforms")
+    command.set_defaults(run=_deploy_targets)
+    command = commands.add_parser("example", help="print a description to begin with")
+    command.set_defaults(run=_deploy_example)
+
+
+def _add_doctor(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print one object, for machines")
+    command.add_argument("--timeout", type=SECONDS.parse, default=60.0, help="seconds that all checks have; default 60")
+    command.add_argument("--publish", action="store_true", help="try to write beside models, as decant compile does")
+    add_options(command)
+    command.set_defaults(run=_doctor)
+
+
 _COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "serve": ("serve a model over REST and gRPC; also what flags alone mean", _add_serve),
     "ovms": ("serve as OpenVINO Model Server's command does, with its defaults", _add_nothing),
@@ -160,6 +200,8 @@ _COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] =
     "pull": ("fetch models into the cache ahead: for an image, or an init container", _add_pull),
     "compile": ("compile a model ahead, for servers to import, and publish that beside it", _add_compile),
     "cache": ("show, check or remove what is in the cache directory", _add_cache_commands),
+    "doctor": ("say what is wrong in the place where it runs, for settings as serve has them", _add_doctor),
+    "deploy": ("write a platform's files from one short description of what to serve", _add_deploy_commands),
 }
 
 
@@ -195,7 +237,7 @@ def _pull(options: argparse.Namespace) -> int:
     from handlers.stock import pull
 
     chosen = [_settings_of(model, options, _PULL_OPTIONS) for model in options.models]
-    if options.model_config_file or not chosen:
+    if options.model_config_file or options.model_config or not chosen:
         chosen.append(_settings(options, _PULL_ALL_OPTIONS))
     for settings in chosen:
         for line in pull(settings, options.version):
@@ -246,13 +288,75 @@ def _cache_verify(options: argparse.Namespace) -> int:
     return 0 if done else FAILED
 
 
+def _deploy_render(options: argparse.Namespace) -> int:
+    from handlers.deploy.parse import ManifestError
+    from handlers.deploy.render import OutputError, read, render, to_stdout, write
+    from handlers.deploy.targets import TARGETS
+
+    asks_for_all = "all" in options.target
+    try:
+        manifest = read(options.manifest)
+        rendered, refused = render(manifest, tuple(TARGETS) if asks_for_all else options.target)
+        for target, reason in refused.items():
+            print(f"decant: {target}: not rendered: {reason}", file=sys.stderr)
+        if refused and not (asks_for_all and rendered):
+            return USAGE
+        if options.output != "-":
+            for line in write(rendered, Path(options.output), is_forced=options.force, is_dry=options.dry_run):
+                print(line)
+        elif options.dry_run:
+            for one in rendered:
+                print(*(f"{one.target}/{name}" for name in one.files), sep="\n")
+        else:
+            sys.stdout.buffer.write(to_stdout(rendered))
+    except ManifestError as exc:
+        print(f"decant: {exc}", file=sys.stderr)
+        return USAGE
+    except OutputError as exc:
+        print(f"decant: {exc}", file=sys.stderr)
+        return FAILED
+    return 0
+
+
+def _deploy_targets(options: argparse.Namespace) -> int:
+    from handlers.deploy.targets import TARGETS
+
+    for target, text in TARGETS.items():
+        print(f"{target:15} {text}")
+    return 0
+
+
+def _deploy_example(options: argparse.Namespace) -> int:
+    from handlers.deploy.templates import text
+
+    print(text("models.yaml"), end="")
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from handlers.doctor.report import read, report_on
+
+    # What others log is said in findings.
+    logging.getLogger().addHandler(logging.NullHandler())
+    flags = {name: given for name, given in vars(options).items() if name in Settings.__dataclass_fields__}
+    settings, findings = read(flags)
+    report = report_on(settings, timeout=options.timeout, writes=options.publish, before=findings)
+    for line in [report.json()] if options.json else report.lines():
+        print(line)
+    if not report.is_complete:
+        # Not by returning: Python would wait for threads that wait for what never answers.
+        sys.stdout.flush()
+        os._exit(report.exit_code)
+    return report.exit_code
+
+
 def _one_shot_settings(options: argparse.Namespace) -> Settings:
     return _settings_of(options.model, options, _ONE_SHOT_OPTIONS)
 
 
 def _settings_of(model: str, options: argparse.Namespace, names: Sequence[str]) -> Settings:
     name = model.rstrip("/").rpartition("/")[2] or "model"
-    return _settings(options, names, model_name=name, model_path=model, model_config_file="")
+    return _settings(options, names, model_name=name, model_path=model, **dict.fromkeys(_OF_SEVERAL, ""))
 
 
 def _settings(options: argparse.Namespace, names: Sequence[str], **others: str) -> Settings:

@@ -66,6 +66,20 @@ def parse_json(text: str, path: str) -> Configuration:
     return Configuration(list(models.values()), rejected, _metrics(root), is_json=True)
 
 
+def check_model(fields: Mapping[str, Any]) -> None:
+    """Check a model's fields as those in a file.
+
+    Raises:
+        SettingsError: they do not fit the schema, or the model cannot be served; without its name.
+    """
+    where = place(0, fields["name"])
+    try:
+        _validate({"model_config_list": [{"config": fields}]})
+        _model(where, fields, "")
+    except SettingsError as exc:
+        raise SettingsError(str(exc).removeprefix(f"{where}: ")) from exc
+
+
 def _loaded(text: str, path: str) -> Any:
     try:
         return _strictly(text)

@@ -21,6 +21,8 @@ from runtime.options import DEFAULTS, ModelOptions
 
 MAX_FILE = 1 << 20
 """Bytes that a file may have: some ten thousand models."""
+INLINE = "model_config"
+"""What errors call a configuration that is a setting's text."""
 PLATFORMS = ("", "tensorflow", "openvino")
 """Values of model_platform: both servers' files name their own, and models are what their files say."""
 _URLS = tuple(filter(None, BACKENDS))
@@ -53,15 +55,21 @@ class Configuration(NamedTuple):
 
 
 def models_of(settings: Settings) -> Configuration:
-    """Return the one model that flags describe, or those of the file that they name.
+    """Return the one model that flags describe, or those of the file that they name or have the text of.
+
+    Relative paths in such a text are relative to the working directory.
 
     Raises:
-        SettingsError: there is none, both are given, or the file is not what it should be.
+        SettingsError: there is none, several are given, or the file is not what it should be.
         StorageUnavailable: the file is in a storage that cannot be read.
     """
     settings.require_models()
     if settings.model_config_file:
         return parse(settings.model_config_file, read(settings.model_config_file, settings.storage_options()))
+    if settings.model_config:
+        # A variable may have bytes that are no UTF-8, of which `parse` complains.
+        content = settings.model_config.encode(errors="surrogateescape")
+        return parse(INLINE, _bounded("its text", content, INLINE))
     labels, options = settings.version_labels or _NONE, _options(settings)
     return Configuration(
         [ModelConfig(settings.model_name, settings.model_path, settings.model_version_policy, labels, options)]

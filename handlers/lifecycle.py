@@ -19,7 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
 from handlers.build import build_server, import_engine
-from handlers.configuration import Configuration, ModelConfig, models_of
+from handlers.configuration import INLINE, Configuration, ModelConfig, models_of
 from handlers.eager import eager, require_preloaded, start_all
 from handlers.exits import START_FAILED, STOP_SIGNALS
 from handlers.haste import in_haste
@@ -140,12 +140,14 @@ def _read_tls(settings: Settings) -> Tls | None:
 
 
 def _is_vital(settings: Settings) -> bool:
-    # What a file names may be mended while the others serve.
-    return not settings.model_config_file
+    # What one of several needs may be mended while the others serve.
+    return not settings.has_configuration
 
 
 def _what(settings: Settings) -> str:
-    return settings.model_config_file or f"{settings.model_name} from {settings.model_path}"
+    if settings.has_configuration:
+        return settings.model_config_file or INLINE
+    return f"{settings.model_name} from {settings.model_path}"
 
 
 def poll_seconds(settings: Settings, file: Configuration) -> float:
@@ -158,7 +160,8 @@ def poll_seconds(settings: Settings, file: Configuration) -> float:
 
 def _watch(settings: Settings, file: Configuration, reload: Reload) -> None:
     seconds = poll_seconds(settings, file)
-    if seconds:
+    # A setting's text stays as it is.
+    if seconds and settings.model_config_file:
         args = (settings.model_config_file, seconds, threading.Event())
         threading.Thread(target=reload.watch, args=args, daemon=True).start()
     # Listing costs money, so that it is done without a request for who has said so.

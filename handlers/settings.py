@@ -35,7 +35,7 @@ OF_MODEL = (
     *("shape", "batch_size", "layout", "target_device", "allow_cache", "mean", "scale", "color_format", "precision"),
     *("stateful", *_OF_STATEFUL),
 )
-_OF_ONE_MODEL = ("model_version_policy", "version_labels", *OF_MODEL)
+OF_ONE_MODEL = ("model_version_policy", "version_labels", *OF_MODEL)
 _OF_ALL_MODELS = ("plugin_config", "nireq")
 """With a file they hold for all models in it, below each one's own; without, they are those of the one model."""
 _WITHOUT_EFFECT = {
@@ -128,6 +128,34 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name for name in map(str.strip, text.split(",")) if name)
+
+
+def _statuses(text: str) -> tuple[range, ...]:
+    found = []
+    for part in text.replace(" ", "").split(","):
+        first, dash, last = part.partition("-")
+        statuses = range(int(first), int(last if dash else first) + 1)
+        if not statuses or statuses[0] < 400 or statuses[-1] > 599:
+            raise ValueError
+        found.append(statuses)
+    return tuple(found)
+
+
+def _base_path(text: str) -> str:
+    path = text.rstrip("/")
+    if not path.startswith("/") or "//" in path or not path.isascii() or not path.isprintable() or "?" in path:
+        raise ValueError
+    return path
+
+
+def _outputs(text: str) -> tuple[str, ...]:
+    urls = tuple(url.rstrip("/") for url in _names(text))
+    for url in urls:
+        scheme, separator, rest = url.partition("://")
+        # Not of a whole bucket by a slip of the pen: what may write there may replace models.
+        if scheme not in ("s3", "gs", "az", "file") or not separator or "/" not in rest:
+            raise ValueError
+    return urls
 
 
 def _channel_arguments(text: str) -> Mapping[str, int | str]:
@@ -237,7 +265,11 @@ def _temporary_directory() -> str:
         return str(first)
     import tempfile
 
-    return tempfile.gettempdir()
+    try:
+        return tempfile.gettempdir()
+    # Nothing can be written here. Who needs to will say so, and `decant doctor` before that.
+    except FileNotFoundError:
+        return "/tmp"
 
 
 TEXT = Kind("text", str)
@@ -261,6 +293,9 @@ SERIALIZATION = Kind(FLAG.wants, _serialization)
 SWITCHES = (FLAG, SERIALIZATION)
 """What needs no value on a command line."""
 FILE_NAME = Kind("a file's name", _file_name)
+STATUSES = Kind("statuses from 400 to 599, such as 500-599 or 429,500-599", _statuses)
+BASE_PATH = Kind("the beginning of a path, such as /ml", _base_path)
+OUTPUTS = Kind("URLs below which to write, such as s3://bucket/answers", _outputs)
 POLICY = Kind('{"latest": {"num_versions": 2}}, {"all": {}} or {"specific": {"versions": [1, 3]}}', parse_policy)
 ENDPOINT = Kind("an http:// or https:// URL", _endpoint, _without_user)
 
@@ -292,6 +327,11 @@ class Settings:
         "",
         "file with several models: TensorFlow Serving's text or OpenVINO Model Server's JSON",
         aliases=("config_path",),
+    )
+    model_config: str = option(
+        TEXT,
+        "",
+        "the text of such a file, for platforms that have variables and no files",
     )
     model_config_file_poll_wait_seconds: float | None = option(
         SECONDS,
@@ -418,6 +458,26 @@ class Settings:
     keep_compiled: bool = option(
         FLAG, True, "whether what is compiled here is kept in the cache directory, if compiled models are used"
     )
+    lambda_error_statuses: tuple[range, ...] = option(
+        STATUSES,
+        (),
+        "answers of a Lambda function that are errors of it, for its metric Errors; clients then get a 502 and no text",
+    )
+    lambda_outputs: tuple[str, ...] = option(
+        OUTPUTS, (), "where a Lambda function may write answers, if a message names a place below one of these"
+    )
+    lambda_deadline_margin: float = option(
+        SECONDS, 1.0, "seconds before a Lambda function's time is over, or its gateway's, when it answers with 503"
+    )
+    lambda_gateway_timeout: float | None = option(
+        SECONDS,
+        None,
+        "seconds that what is before a Lambda function waits for it, 0 for as long as it has; default 30 for HTTP APIs, "
+        "29 for REST APIs, 60 for load balancers and 0 for its URL",
+    )
+    lambda_base_path: str = option(
+        BASE_PATH, "", "what paths begin with before Decant's own, such as a load balancer's or a custom domain's"
+    )
     log_level: str = option(LEVEL, "INFO", LEVEL.wants, variables=("LOG_LEVEL", "AWS_LAMBDA_LOG_LEVEL"))
     log_format: str = option(
         LOG_FORMAT, "auto", "text, json (an object per line), or auto: json on serverless platforms and text elsewhere"
@@ -468,23 +528,29 @@ class Settings:
         given = self.file_system_poll_wait_seconds
         return LISTING_TTL if given is None else given
 
+    @property
+    def has_configuration(self) -> bool:
+        """Whether a file, or the text of one, says what the models are, and flags do not."""
+        return bool(self.model_config_file or self.model_config)
+
     def require_models(self) -> None:
-        if not self.model_path and not self.model_config_file:
+        if not self.model_path and not self.has_configuration:
             raise SettingsError(
                 "Use config_path or model_path with model_name: "
                 f"no model is given; want --model_path or {_variable('model_path')}, or --model_config_file or "
-                f"{_variable('model_config_file')}"
+                f"{_variable('model_config_file')}, or {_variable('model_config')}"
             )
         if not self.model_name.isprintable():
             raise SettingsError(f"model_name is {self.model_name!r}; want a name that can be printed")
-        if self.model_config_file:
+        if self.model_config and self.model_config_file:
+            raise SettingsError("model_config and model_config_file are both given; want one of them")
+        if self.has_configuration:
+            source = "model_config_file" if self.model_config_file else "model_config"
+            self._refuse_beside(source, _SOURCES, prefix="Use either config_path or model_path with model_name")
             self._refuse_beside(
-                "model_config_file", _SOURCES, prefix="Use either config_path or model_path with model_name"
+                source, OF_ONE_MODEL, prefix="Model parameters in CLI are exclusive with the config file"
             )
-            self._refuse_beside(
-                "model_config_file", _OF_ONE_MODEL, prefix="Model parameters in CLI are exclusive with the config file"
-            )
-        elif self.model_config_file_poll_wait_seconds:
+        if not self.model_config_file and self.model_config_file_poll_wait_seconds:
             raise SettingsError("model_config_file_poll_wait_seconds is given without model_config_file; want both")
         given = self.given(_OF_STATEFUL)
         if given and not self.stateful:
@@ -584,6 +650,11 @@ def add_options(parser: argparse.ArgumentParser, *, only: Collection[str] = ()) 
         )
 
 
+def kinds() -> dict[str, Kind]:
+    """Return how each setting is read, by its name."""
+    return {setting.name: setting.metadata["kind"] for setting in _settings()}
+
+
 def read_flags(arguments: Sequence[str]) -> dict[str, str | None] | None:
     """Return the flags by field name, as typed, or None if argparse is to say what is meant, or wrong.
 
@@ -629,7 +700,7 @@ def read_settings(
     if servers := os.environ.get("GRPC_SERVERS"):
         # OpenVINO Model Server minds it more than its flag, as far as there are CPUs.
         values["grpc_workers"] = min(_parse(COUNT, "GRPC_SERVERS", servers), _cpu_count())
-    if not values.keys() & {"model_path", "model_config_file"}:
+    if not values.keys() & {"model_path", "model_config_file", "model_config"}:
         values |= _image_model(values)
     return Settings(**values)
 

@@ -46,3 +46,5 @@ class Manifest(NamedTuple):
     """The storage account of ``az://`` models."""
     settings: Mapping[str, str] = _NONE
     """Further settings of Decant's, by flag without dashes: ``log_level``."""
+    is_limited: bool = False
+    """Whether ``max_instances`` was said and is no default: Lambda takes that many from all that an account has."""

@@ -24,6 +24,19 @@ TARGETS: Mapping[str, str] = {
 }
 """What each is, by the name that ``--target`` takes."""
 
+NEXT: Mapping[str, str] = {
+    "lambda": "sam deploy --template-file {directory}/template.yaml --config-file samconfig.toml",
+    "serverless": "cd {directory} && npx osls deploy",
+    "terraform": "cd {directory} && terraform init && terraform apply",
+    "cloud-run": "{directory}/deploy.sh",
+    "container-apps": "{directory}/deploy.sh",
+    "knative": "{directory}/deploy.sh",
+    "helm": "helm upgrade --install {name} infra/helm --values {directory}/values.yaml",
+    "kserve": "kubectl apply -f {directory}",
+    "compose": "docker compose --file {directory}/compose.yaml up",
+}
+"""What to type when its files are there: in ``directory``, for the service ``name``."""
+
 
 def renderer(target: str) -> Render:
     module = importlib.import_module(f"handlers.deploy.to_{target.replace('-', '_')}")

@@ -1,4 +1,4 @@
-"""The files below ``infra/`` that a rendering starts from, comments and all."""
+"""The files that a rendering starts from, comments and all: those below ``infra/``, and ``serverless.yml``."""
 
 from __future__ import annotations
 
@@ -15,18 +15,30 @@ if TYPE_CHECKING:
 ROOT = Path(infra.__file__).parent
 
 
+_AT_THE_ROOT = ("serverless.yml",)
+"""Where the Serverless Framework looks for it in a checkout; a wheel has it in ``infra/``."""
+
+
 def text(name: str) -> str:
     """Return a file's text.
 
     Args:
         name: relative to ``infra/``.
     """
-    return (ROOT / name).read_text()
+    path = ROOT / name
+    if name in _AT_THE_ROOT and not path.exists():
+        path = ROOT.parent / name
+    return path.read_text(encoding="utf-8")
 
 
 def load(name: str) -> Any:
     """Return a YAML file's document, to be changed in place; comments stay where they are."""
-    return _yaml().load(text(name))
+    return parse(text(name))
+
+
+def parse(document: str) -> Any:
+    """Return the document of a YAML file's text, as `load` does."""
+    return _yaml().load(document)
 
 
 def dump(*documents: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import json
 import os
 import shutil
@@ -15,11 +14,9 @@ from typing import Any
 import pytest
 
 from handlers.settings import PREFIX, Settings
-from tests.servers import ROOT
-from tests.servers.processes import clean_environment
-
-OSLS = ROOT / ".tools" / "node" / "node_modules" / ".bin" / "osls"
-LINT = ROOT / ".tools" / "lint"
+from tests.handlers.deploy.policies import admits
+from tests.infra.cloudformation import PSEUDO, stack
+from tests.infra.functions import IMAGE, LINT, OSLS, osls, package
 
 NEEDS_NODE = "needs Node 20.19 or newer and osls: run infra/ci/install.sh"
 pytestmark = [
@@ -28,25 +25,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("node") is None or not OSLS.exists(), reason=NEEDS_NODE),
 ]
 
-IMAGE = f"123456789012.dkr.ecr.eu-west-1.amazonaws.com/decant@sha256:{'ab' * 32}"
 GIVEN = {"image": IMAGE, "modelName": "digits", "modelBucket": "models", "modelPrefix": "vision/digits"}
-
-
-def osls(directory: Path, command: str, *arguments: str, **params: str) -> subprocess.CompletedProcess[str]:
-    """Run the framework as its user would, but with no AWS account and no telemetry."""
-    shutil.copy(ROOT / "serverless.yml", directory)
-    environ = {"HOME": str(directory), "SLS_TELEMETRY_DISABLED": "1", "SLS_NOTIFICATIONS_MODE": "off"}
-    argv = [str(OSLS), command, *arguments, *(f"--param={name}={value}" for name, value in params.items())]
-    return subprocess.run(
-        argv, env=clean_environment(environ), cwd=directory, capture_output=True, text=True, check=False
-    )
-
-
-def package(directory: Path, **params: str) -> Path:
-    """Return the CloudFormation template that a deployment would send."""
-    done = osls(directory, "package", **params)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return directory / ".serverless" / "cloudformation-template-update-stack.json"
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +39,7 @@ def resources(template: Path) -> dict[str, Any]:
 
 
 def resources_of(template: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(template.read_text())["Resources"]
-    return found
+    return stack(json.loads(template.read_text()), {})
 
 
 def properties(resources: dict[str, Any], kind: str) -> Any:
@@ -75,18 +53,10 @@ def test_the_file_can_be_printed_without_an_account(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["provider"]["ecr"]["images"]["decant"]["uri"] == IMAGE
 
 
-def test_what_is_given_replaces_the_defaults(tmp_path: Path) -> None:
-    sizes = {"architecture": "arm64", "memory": "4096", "ephemeralStorage": "512", "timeout": "900"}
-    function = properties(resources_of(package(tmp_path, **GIVEN, **sizes)), "AWS::Lambda::Function")
-    assert (function["MemorySize"], function["EphemeralStorage"], function["Timeout"]) == (4096, {"Size": 512}, 900)
-    assert function["Architectures"] == ["arm64"]
-
-
-@pytest.mark.parametrize("missing", list(GIVEN))
-def test_what_must_be_given_is_asked_for_by_name(tmp_path: Path, missing: str) -> None:
-    done = osls(tmp_path, "package", **{name: value for name, value in GIVEN.items() if name != missing})
+def test_what_must_be_given_is_asked_for_by_name(tmp_path: Path) -> None:
+    done = osls(tmp_path, "package")
     assert done.returncode != 0
-    assert f'"custom.{missing}": Value not found' in done.stdout + done.stderr
+    assert [name for name in GIVEN if f'"custom.{name}": Value not found' not in done.stdout + done.stderr] == []
 
 
 def test_the_function_is_the_image_as_it_was_given(resources: dict[str, Any]) -> None:
@@ -116,48 +86,19 @@ def test_only_signed_requests_reach_its_url(resources: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("action", "resource", "prefix", "allowed"),
+    ("action", "group", "allowed"),
     [
-        ("s3:ListBucket", "models", "vision/digits/", True),
-        ("s3:ListBucket", "models", "vision/digits/3/", True),
-        ("s3:ListBucket", "models", "vision/digits-of-others/", False),
-        ("s3:ListBucket", "models", "", False),
-        ("s3:ListBucket", "models2", "vision/digits/", False),
-        ("s3:GetObject", "models/vision/digits/1/model.bin", "", True),
-        ("s3:GetObject", "models/vision/digits-of-others/1/model.bin", "", False),
-        ("s3:GetObject", "models/secret", "", False),
-        ("s3:PutObject", "models/vision/digits/1/model.bin", "", False),
-        ("s3:DeleteObject", "models/vision/digits/1/model.bin", "", False),
+        ("logs:PutLogEvents", "decant-dev-serve:log-stream:1", True),
+        ("logs:CreateLogStream", "decant-dev-serve:log-stream:1", True),
+        ("logs:PutLogEvents", "others:log-stream:1", False),
+        ("logs:GetLogEvents", "decant-dev-serve:log-stream:1", False),
+        ("logs:DeleteLogGroup", "decant-dev-serve:*", False),
     ],
 )
-def test_its_role_reads_this_model_and_nothing_else(
-    resources: dict[str, Any], action: str, resource: str, prefix: str, allowed: bool
-) -> None:
+def test_its_role_writes_its_own_logs(resources: dict[str, Any], action: str, group: str, allowed: bool) -> None:
     (policy,) = properties(resources, "AWS::IAM::Role")["Policies"]
-    statements = policy["PolicyDocument"]["Statement"]
-    assert any(admits(statement, action, resource, prefix) for statement in statements) is allowed
-
-
-def admits(statement: dict[str, Any], action: str, resource: str, prefix: str) -> bool:
-    """Judge a request to S3 as IAM would, as far as these statements go."""
-    arn = f"arn:${{AWS::Partition}}:s3:::{resource}"
-    condition = statement.get("Condition", {})
-    assert statement["Effect"] == "Allow"
-    assert condition.keys() <= {"StringLike"}
-    return (
-        any(fnmatch.fnmatchcase(action, pattern) for pattern in statement["Action"])
-        and any(fnmatch.fnmatchcase(arn, substituted(pattern)) for pattern in listed(statement["Resource"]))
-        and fnmatch.fnmatchcase(prefix, condition.get("StringLike", {}).get("s3:prefix", "*"))
-    )
-
-
-def listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-def substituted(arn: dict[str, str]) -> str:
-    # Variables stay as they are, on both sides of the comparison; fnmatch knows * ? [ and no braces.
-    return arn["Fn::Sub"]
+    arn = f"arn:aws:logs:{PSEUDO['AWS::Region']}:{PSEUDO['AWS::AccountId']}:log-group:/aws/lambda/{group}"
+    assert admits(policy["PolicyDocument"]["Statement"], action, arn) is allowed
 
 
 @pytest.mark.skipif(not LINT.exists(), reason="needs cfn-lint: run infra/ci/install.sh")

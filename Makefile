@@ -9,10 +9,10 @@ PORT ?= 8501
 GRPC_PORT ?= 8500
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test fuzz lint bench examples lock image clean
+.PHONY: help setup serve test test-kubernetes fuzz lint bench examples lock image clean
 
 help:  ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 17
 
 setup: $(VENV)/.installed $(TOOLS)/.installed $(TOOLS)/models/.installed  ## create .venv (everything Decant and its tests import) and .tools (servers and models the tests run)
 
@@ -53,6 +53,12 @@ serve: $(VENV)/.installed  ## serve the bundled digits model and print a curl to
 # More at a time than there are processors here, as most of them wait; by file, as each has servers of its own.
 test: setup  ## run the tests; JOBS=1 for one at a time
 	@$(BIN)/python -m pytest --numprocesses $(or $(JOBS),3) --dist loadfile --cov --cov-report=term $(PYTEST_ARGS)
+
+# As root, as it installs packages of Debian's and builds one: the first time takes five minutes.
+test-kubernetes: setup  ## install the chart in a real kube-apiserver
+	@infra/ci/install.sh
+	@infra/ci/kube_apiserver.sh
+	@$(BIN)/python -m pytest --no-cov -m kubernetes tests/infra $(PYTEST_ARGS)
 
 fuzz: setup  ## feed the decoders what is nearly right, for MINUTES=10; what goes wrong is kept for the tests
 	@$(BIN)/python -m tests.runtime.codecs.fuzz --minutes $(or $(MINUTES),10)
@@ -97,8 +103,10 @@ lock: $(UV)  ## pin the newest versions again
 	@$(subst 3.11,3.12,$(COMPILE)) $(LOCK_ARGS) --no-deps requirements/models.in -o requirements/models.txt
 
 # podman and buildah drop the health check unless told to write docker's format.
-image:  ## build the container image (docker; ENGINE=podman or buildah work too)
-	$(or $(ENGINE),docker) build $(if $(filter podman buildah,$(ENGINE)),--format docker) -t decant .
+image:  ## build the container image (docker; ENGINE=podman or buildah work too; IMAGE_ARGS='--build-arg FRONTENDS=onnx')
+	$(or $(ENGINE),docker) build $(if $(filter podman buildah,$(ENGINE)),--format docker) \
+		--build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null)" \
+		--build-arg CREATED="$$(git log -1 --format=%cI 2>/dev/null)" -t decant $(IMAGE_ARGS) .
 
 clean:  ## remove everything that make made
 	@umount -q build/containers/graph/overlay 2>/dev/null || true

@@ -10,7 +10,6 @@ import argparse
 import datetime
 import importlib.util
 import json
-import os
 import signal
 import sys
 import time
@@ -19,8 +18,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks import cold_start, hotspots, lambda_start, memory, throughput, warm
-from benchmarks.machine import machine, noting_others
+from benchmarks import cold_start, hotspots, lambda_start, memory, sizing, throughput, warm
+from benchmarks.machine import let_python_keep_what_it_compiles, machine, noting_others
 from benchmarks.report import Findings, as_json, say, verdicts
 from benchmarks.tasks import TASKS
 from tests.servers import ROOT
@@ -42,6 +41,7 @@ class Bench:
             "throughput": self._throughput,
             "memory": self._memory,
             "hotspots": self._hotspots,
+            "sizing": self._sizing,
         }
 
     def _cold(self) -> Findings:
@@ -73,6 +73,9 @@ class Bench:
     def _hotspots(self) -> Findings:
         return hotspots.findings(TASKS["digits"](self._directory / "digits"), self._directory)
 
+    def _sizing(self) -> Findings:
+        return sizing.findings(self._directory, sizing.Plan(seconds=sizing.Plan().seconds / self._options.hurry))
+
     def _with_s3(self, measure: Callable[[SeaweedFS], Findings]) -> Findings:
         with TemporaryDirectory(prefix="s3-", dir=self._directory) as home, seaweedfs(Path(home)) as s3:
             for task in self._tasks:
@@ -85,7 +88,7 @@ def main() -> int:
     # So that whoever is told to stop leaves no child and no temporary file behind.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda signum, frame: sys.exit(128 + signum))
-    _let_python_keep_what_it_compiles()
+    let_python_keep_what_it_compiles()
     options.out.mkdir(parents=True, exist_ok=True)
     facts, found, failed = machine(), [], []
     began = time.monotonic()
@@ -110,12 +113,6 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def _let_python_keep_what_it_compiles() -> None:
-    """For all children alike, as an image and a wheel have it. Where it is told not to, each start compiles anew."""
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    os.environ["PYTHONPYCACHEPREFIX"] = str(ROOT / "build" / "pycache")
-
-
 def _print(facts: Mapping[str, str], found: list[Findings], failed: list[str]) -> None:
     print("\n".join(f"{fact}: {value}" for fact, value in facts.items()))
     for findings in found:
@@ -130,9 +127,12 @@ def _print(facts: Mapping[str, str], found: list[Findings], failed: list[str]) -
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parts = ["cold", "lambda", "warm", "throughput", "memory", "hotspots"]
+    parts = ["cold", "lambda", "warm", "throughput", "memory", "hotspots", "sizing"]
     parser.add_argument(
-        "--parts", type=_some_of(parts), default=parts, help=f"some of {','.join(parts)}; all by default"
+        "--parts",
+        type=_some_of(parts),
+        default=parts[:-1],
+        help=f"some of {','.join(parts)}; all but the last by default",
     )
     parser.add_argument("--models", type=_some_of(TASKS), default=list(TASKS), help=f"some of {','.join(TASKS)}")
     parser.add_argument("--runs", type=_positive, default=7, help="starts of each contender that count (default: 7)")

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import openvino as ov
 
+from tests.servers import ROOT
+
 _of_grandchildren = 0.0
 
 
@@ -35,6 +37,12 @@ def noting_others(facts: dict[str, str]) -> Iterator[None]:
     capacity = (time.perf_counter() - began) * (os.cpu_count() or 1)
     others = _busy() - busy - (_ours() - ours)
     facts["processors busy with other work"] = f"{max(0.0, others / capacity):.0%}"
+
+
+def let_python_keep_what_it_compiles() -> None:
+    """For all children alike, as an image and a wheel have it. Where it is told not to, each start compiles anew."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = str(ROOT / "build" / "pycache")
 
 
 def count_as_ours(seconds: float) -> None:

@@ -472,8 +472,8 @@ class Settings:
     lambda_gateway_timeout: float | None = option(
         SECONDS,
         None,
-        "seconds that what is before a Lambda function waits for it, 0 for as long as it has; default 30 for HTTP APIs, "
-        "29 for REST APIs, 60 for load balancers and 0 for its URL",
+        "seconds that what is before a Lambda function waits for it, 0 for as long as it has; default 30 for HTTP "
+        "APIs, 29 for REST APIs, 60 for load balancers and 0 for its URL",
     )
     lambda_base_path: str = option(
         BASE_PATH, "", "what paths begin with before Decant's own, such as a load balancer's or a custom domain's"

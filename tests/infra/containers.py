@@ -6,6 +6,8 @@ What they store lies under ``build/containers``, away from the images of whoever
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -14,6 +16,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.servers import ROOT
 from tests.servers.processes import Process
@@ -24,7 +27,9 @@ PROGRAMS = ("buildah", "podman", "runc", "skopeo", "mmdebstrap")
 
 BASE_IMAGE = os.environ.get("DECANT_TEST_PYTHON_IMAGE", "")
 """What the Dockerfile builds on, pulled if need be. Empty: Debian's own Python, for where no registry is reached."""
-DEBIAN_BASE = "localhost/python:debian"
+BASE_SCRIPT = ROOT / "infra" / "ci" / "base_image.sh"
+# By what makes it, so that a store that is kept does not keep an old one.
+DEBIAN_BASE = f"localhost/python:debian-{hashlib.sha256(BASE_SCRIPT.read_bytes()).hexdigest()[:12]}"
 
 # Bridged networks need iptables, and raising a limit needs a capability that a sandbox may withhold. crun cannot
 # work with the mixed cgroup hierarchies that some machines still have; runc can.
@@ -38,6 +43,9 @@ runtime = "runc"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 """
+
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+PIP_CERTIFICATES = "/etc/pip-certificates.crt"
 
 GZIP = ("--dest-compress", "--dest-compress-format=gzip")
 
@@ -74,14 +82,24 @@ class Container:
 @contextlib.contextmanager
 def built_image() -> Iterator[str]:
     """Build the Dockerfile as it stands; yields the image's name. Unchanged steps come from the last build."""
-    _configure()
-    try:
-        _build()
+    with _store() as lock:
+        _make_base()
+        build(IMAGE)
+        # Others may use the store meanwhile, and find this very image when they build it.
+        fcntl.flock(lock, fcntl.LOCK_SH)
         yield IMAGE
-    finally:
-        # The engines leave their storage mounted, perhaps more than once, and what is mounted cannot be removed.
-        while not _call("umount", STORE / "graph" / "overlay", check=False).returncode:
-            pass
+
+
+def build(tag: str, *options: str, directory: Path = ROOT) -> None:
+    """Build the Dockerfile of a directory. The store's lock must be held, as it is within `built_image`."""
+    base = BASE_IMAGE or DEBIAN_BASE
+    arguments = ["--isolation=chroot", "--format=docker", "--layers", "--force-rm", f"--build-arg=PYTHON_IMAGE={base}"]
+    # pip may have to trust a proxy of the machine's; no other step sees these files where it would look for its own.
+    for source, target in ((_pip_conf(), "/etc/pip.conf"), (CERTIFICATES, PIP_CERTIFICATES)):
+        arguments.append(f"--volume={source}:{target}:ro")
+    _call(
+        "buildah", "build", *arguments, *options, *([] if BASE_IMAGE else ["--pull-never"]), f"--tag={tag}", directory
+    )
 
 
 def run_python(image: str, *arguments: str, options: Sequence[str] = CONFINED) -> str:
@@ -99,7 +117,7 @@ def running(image: str, *command: str, log: Path, options: Sequence[str] = CONFI
     name = f"decant-test-{uuid.uuid4().hex[:12]}"
     argv = ["podman", "run", "--rm", f"--name={name}", "--no-healthcheck", *options, image, *command]
     try:
-        with Process(argv, log, env=_environment()) as process:
+        with Process(argv, log, env=environment()) as process:
             yield Container(name, process)
     finally:
         podman("rm", "--force", "--ignore", "--time=0", name)
@@ -114,8 +132,10 @@ def compressed_layers(image: str, directory: Path) -> list[int]:
     return [layer["size"] for layer in manifest["layers"]]
 
 
-def layer_count(image: str) -> int:
-    return len(json.loads(podman("image", "inspect", image).stdout)[0]["RootFS"]["Layers"])
+def inspected(image: str) -> dict[str, Any]:
+    """Return what the engine says of an image: its configuration, its layers by digest."""
+    found: dict[str, Any] = json.loads(podman("image", "inspect", image).stdout)[0]
+    return found
 
 
 def _configure() -> None:
@@ -127,25 +147,41 @@ def _configure() -> None:
     )
 
 
-def _build() -> None:
-    base = BASE_IMAGE
-    if not base:
-        base = DEBIAN_BASE
-        _call(ROOT / "infra" / "ci" / "base_image.sh", base)
-    # The machine's certificates and nothing else of it: pip may have to trust a proxy of the machine's.
-    arguments = ["--isolation=chroot", "--format=docker", "--layers", "--force-rm", f"--build-arg=PYTHON_IMAGE={base}"]
-    for path in (Path("/etc/ssl/certs"), _pip_conf()):
-        arguments.append(f"--volume={path}:{'/etc/pip.conf' if path.is_file() else path}:ro")
-    _call("buildah", "build", *arguments, *([] if BASE_IMAGE else ["--pull-never"]), f"--tag={IMAGE}", ROOT)
+@contextlib.contextmanager
+def _store() -> Iterator[int]:
+    """Hold the store's lock, exclusively at first: there may be several processes of tests."""
+    STORE.mkdir(parents=True, exist_ok=True)
+    lock = os.open(STORE / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _configure()
+        yield lock
+    finally:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _unmount()
+        os.close(lock)
+
+
+def _unmount() -> None:
+    # The engines leave their storage mounted, perhaps more than once, and what is mounted cannot be removed.
+    while not _call("umount", STORE / "graph" / "overlay", check=False).returncode:
+        pass
+
+
+def _make_base() -> None:
+    if not BASE_IMAGE:
+        _call(BASE_SCRIPT, DEBIAN_BASE)
 
 
 def _pip_conf() -> Path:
     path = STORE / "pip.conf"
-    path.write_text("[global]\ncert = /etc/ssl/certs/ca-certificates.crt\n")
+    path.write_text(f"[global]\ncert = {PIP_CERTIFICATES}\n")
     return path
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Return what makes the engines use the store of the tests."""
     # What runs in a container gets none of this; what builds one may need the machine's proxy.
     files = {
         "CONTAINERS_CONF": str(STORE / "containers.conf"),
@@ -155,7 +191,7 @@ def _environment() -> dict[str, str]:
 
 
 def _call(*command: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     if check and done.returncode:
         tail = "\n".join((done.stdout + done.stderr).splitlines()[-40:])
         raise RuntimeError(f"{' '.join(map(str, command))} failed with exit code {done.returncode}:\n{tail}")

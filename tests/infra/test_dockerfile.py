@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from infra.slim import PACKAGES
+from infra.image.product import BUILD_ONLY, PACKAGES
 from tests.servers import ROOT
 
 REQUIREMENTS = (ROOT / "requirements" / "image.txt").read_text()
@@ -50,17 +52,33 @@ def test_everything_copied_exists_and_reaches_the_build() -> None:
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     sources = set(copied())
     assert [source for source in sources if not (ROOT / source).exists()] == []
-    assert sources | {"Dockerfile"} == allowed
+    whole = {source for source in sources if not any(parent in sources for parent in parents(source))}
+    assert whole | {"Dockerfile"} == allowed
+
+
+def parents(path: str) -> set[str]:
+    return {str(parent) for parent in Path(path).parents}
 
 
 def test_the_packages_copied_are_those_of_the_wheel() -> None:
     packages = set(PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
     assert set(PACKAGES) == packages
     assert packages <= set(copied())
+    left_out = set(PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["exclude"])
+    assert left_out <= {f"/{path}" for path in BUILD_ONLY}
+
+
+def test_the_last_stage_contains_no_base_and_runs_nothing() -> None:
+    names = [name for name, _ in instructions()]
+    last = len(names) - 1 - names[::-1].index("FROM")
+    assert instructions()[last] == ("FROM", "scratch")
+    assert "RUN" not in names[last:]
+    layers = [text for name, text in instructions()[last:] if name == "COPY"]
+    assert layers[-1].startswith("--from=product"), "what changes most comes last"
 
 
 def test_the_label_tells_the_version() -> None:
-    labels = next(text for name, text in instructions() if name == "LABEL")
+    labels = " ".join(text for name, text in instructions() if name == "LABEL")
     assert f'org.opencontainers.image.version="{PROJECT["project"]["version"]}"' in labels
 
 
@@ -95,6 +113,25 @@ def lint(linter: str, *arguments: str | Path) -> None:
 
 def test_hadolint_has_nothing_to_say() -> None:
     lint("hadolint", "Dockerfile")
+
+
+def test_checkov_has_nothing_to_say() -> None:
+    checkov = ROOT / ".tools" / "checkov"
+    if not checkov.exists():
+        pytest.skip("needs checkov: run infra/ci/install.sh")
+    command = [sys.executable, "-m", "checkov.main", "--framework=dockerfile", "--file=Dockerfile", "--compact"]
+    environ = {**os.environ, "PYTHONPATH": str(checkov), "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(
+        [*command, "--quiet", "--skip-download", "--output=json"],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    found = json.loads(done.stdout)
+    assert found["summary"]["passed"] > 20
+    assert [check["check_name"] for check in found["results"]["failed_checks"]] == []
 
 
 def test_shellcheck_has_nothing_to_say() -> None:

@@ -82,16 +82,16 @@ class Container:
 @contextlib.contextmanager
 def built_image() -> Iterator[str]:
     """Build the Dockerfile as it stands; yields the image's name. Unchanged steps come from the last build."""
-    with _store() as lock:
-        _make_base()
-        build(IMAGE)
-        # Others may use the store meanwhile, and find this very image when they build it.
-        fcntl.flock(lock, fcntl.LOCK_SH)
+    with _store():
+        # One after the other, as the second finds what the first has built.
+        with _locked("building", fcntl.LOCK_EX):
+            _make_base()
+            build(IMAGE)
         yield IMAGE
 
 
 def build(tag: str, *options: str, directory: Path = ROOT) -> None:
-    """Build the Dockerfile of a directory. The store's lock must be held, as it is within `built_image`."""
+    """Build the Dockerfile of a directory. The store must be in use, as it is within `built_image`."""
     base = BASE_IMAGE or DEBIAN_BASE
     arguments = ["--isolation=chroot", "--format=docker", "--layers", "--force-rm", f"--build-arg=PYTHON_IMAGE={base}"]
     # pip may have to trust a proxy of the machine's; no other step sees these files where it would look for its own.
@@ -139,27 +139,36 @@ def inspected(image: str) -> dict[str, Any]:
 
 
 def _configure() -> None:
-    STORE.mkdir(parents=True, exist_ok=True)
-    (STORE / "containers.conf").write_text(CONTAINERS_CONF)
     storage = {"driver": "overlay", "graphroot": str(STORE / "graph"), "runroot": str(STORE / "run")}
-    (STORE / "storage.conf").write_text(
-        "[storage]\n" + "".join(f'{key} = "{value}"\n' for key, value in storage.items())
-    )
+    settings = "[storage]\n" + "".join(f'{key} = "{value}"\n' for key, value in storage.items())
+    for name, text in (("containers.conf", CONTAINERS_CONF), ("storage.conf", settings)):
+        path = STORE / name
+        # Somebody may be reading it.
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
 
 
 @contextlib.contextmanager
-def _store() -> Iterator[int]:
-    """Hold the store's lock, exclusively at first: there may be several processes of tests."""
+def _store() -> Iterator[None]:
+    """Use the store, as other processes of tests may do meanwhile; the last one out unmounts it."""
     STORE.mkdir(parents=True, exist_ok=True)
-    lock = os.open(STORE / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _locked("users", fcntl.LOCK_SH) as lock:
         _configure()
+        try:
+            yield
+        finally:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _unmount()
+
+
+@contextlib.contextmanager
+def _locked(name: str, operation: int) -> Iterator[int]:
+    lock = os.open(STORE / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, operation)
         yield lock
     finally:
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _unmount()
         os.close(lock)
 
 

@@ -1,4 +1,4 @@
-"""The chart's values, for any Kubernetes, and the policy that its pods' role needs."""
+"""The chart and its values, for any Kubernetes, and the policy that its pods' role needs."""
 
 from __future__ import annotations
 
@@ -8,50 +8,28 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from handlers.deploy import templates
-from handlers.deploy.access import Place, aws_statements, gcs_condition, places
+from handlers.deploy.access import Place, aws_policy, gcs_condition, places
 from handlers.deploy.deadlines import deadlines
 from handlers.deploy.environment import config, flags
 from handlers.deploy.manifest import Manifest
-from handlers.settings import PREFIX, kinds
+from handlers.settings import OF_MODEL, PREFIX, kinds
 
 CACHE_SHARE = 0.9
 """Of the cache's volume, what the chart has Decant use."""
 POLL = 10
 """Seconds between two looks at the ConfigMap with several models."""
+CHART = "helm"
+_OF_THE_CHART = frozenset({".helmignore", ".json", ".py", ".tpl", ".txt", ".yaml"})
+"""How the names of its files end, which are all that is sent to others."""
 _HOUR = 3600
 
-_OF_MODELS = frozenset(
-    [
-        "target_device",
-        "nireq",
-        "batch_size",
-        "layout",
-        "shape",
-        "model_version_policy",
-        "plugin_config",
-        "stateful",
-        "idle_sequence_cleanup",
-        "low_latency_transformation",
-        "max_sequence_number",
-    ]
-)
-_TYPED = frozenset(
-    [
-        "shutdown_timeout",
-        "file_system_poll_wait_seconds",
-        "metrics_enable",
-        "idle_sequence_cleanup",
-        "low_latency_transformation",
-        "max_sequence_number",
-    ]
-)
-"""Values of the chart that are no text."""
-_TEXTS = frozenset({"log_level", "metrics_list"})
+_OF_ONE_MODEL = {*OF_MODEL, "model_version_policy", "plugin_config", "nireq"}
+"""What the chart leaves out where there is a file of models."""
 _IDENTITIES = {"s3": "aws_role_arn", "gs": "gcp_service_account", "az": "azure_client_id"}
 
 
 def render(manifest: Manifest) -> Mapping[str, str]:
-    """Return the values, and the policy of the role in ``workload_identity`` if models are on S3.
+    """Return the values, the chart below ``chart/``, and, if models are on S3, the policy that their reader needs.
 
     Raises:
         ManifestError: a setting does not fit the time that a request may take.
@@ -65,13 +43,16 @@ def render(manifest: Manifest) -> Mapping[str, str]:
     values |= _access(manifest, found)
     files = {"values.yaml": _head(manifest, found) + templates.dump(values)}
     if any(place.scheme == "s3" for place in found):
-        files["policy.json"] = policy(manifest)
-    return files
+        files["policy.json"] = aws_policy(manifest)
+    return {**files, **chart()}
 
 
-def policy(manifest: Manifest) -> str:
-    """Return the policy that lets a role read the models on S3, and nothing else."""
-    return json.dumps({"Version": "2012-10-17", "Statement": aws_statements(manifest)}, indent=2) + "\n"
+def chart() -> dict[str, str]:
+    """Return the chart's files, as whoever has no checkout has no chart."""
+    root = templates.ROOT / CHART
+    found = sorted(path for path in root.rglob("*") if (path.suffix or path.name) in _OF_THE_CHART)
+    names = [path.relative_to(root).as_posix() for path in found]
+    return {f"chart/{name}": templates.text(f"{CHART}/{name}") for name in names}
 
 
 def _deadlines(manifest: Manifest) -> dict[str, str]:
@@ -84,12 +65,12 @@ def _models(manifest: Manifest, said: dict[str, str]) -> dict[str, Any]:
     """Return what is served, taken out of the flags that say it too."""
     if said.pop("model_config", None):
         return {"config": config(manifest)}
-    # null takes OVMS's defaults out, so that a model is served as on other platforms.
+    # Nothing in the place of OVMS's defaults, so that a model is served as on other platforms.
     return {
         "model_name": said.pop("model_name"),
         "model_path": said.pop("model_path"),
-        "model_version_policy": None,
-        "plugin_config": None,
+        "model_version_policy": "",
+        "plugin_config": "",
     }
 
 
@@ -98,17 +79,20 @@ def _flags(said: Mapping[str, str], is_config: bool) -> dict[str, Any]:
     values: dict[str, Any] = {"file_system_poll_wait_seconds": None}
     settings: dict[str, str] = {"model_config_file_poll_wait_seconds": str(POLL)} if is_config else {}
     arguments = []
-    types = kinds()
+    types, schemas = kinds(), json.loads(templates.text(f"{CHART}/values.schema.json"))["properties"]
     for name, text in said.items():
-        if name in _OF_MODELS and is_config:
-            arguments.append(f"--{name}={text}")
-        elif name in _TYPED:
-            values[name] = types[name].parse(text)
-        elif name in _TEXTS | _OF_MODELS:
-            values[name] = text
-        else:
+        if name not in schemas:
             settings[name] = text
+        elif is_config and name in _OF_ONE_MODEL:
+            arguments.append(f"--{name}={text}")
+        else:
+            values[name] = text if _is_text(schemas[name]) else types[name].parse(text)
     return values | {"settings": settings} | ({"extra_args": arguments} if arguments else {})
+
+
+def _is_text(schema: Mapping[str, Any]) -> bool:
+    """Return whether a value may be text, as its schema in the chart says."""
+    return "enum" in schema or "string" in str(schema.get("type", schema.get("anyOf")))
 
 
 def _sizes(manifest: Manifest) -> dict[str, Any]:
@@ -148,7 +132,7 @@ def _access(manifest: Manifest, found: Iterable[Place]) -> dict[str, Any]:
 
 
 def _head(manifest: Manifest, found: Iterable[Place]) -> str:
-    lines = [f"Values of Decant's chart: helm upgrade --install {manifest.name} infra/helm --values values.yaml"]
+    lines = [f"Values of Decant's chart: helm upgrade --install {manifest.name} chart --values values.yaml"]
     if manifest.min_instances == 0:
         lines.append("A Deployment does not start from zero by a request, so one pod stays; Knative and KServe can.")
     schemes = {place.scheme for place in found}

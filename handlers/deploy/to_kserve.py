@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from handlers.deploy import templates
-from handlers.deploy.access import aws_statements, place, places
+from handlers.deploy.access import aws_policy, place, places
 from handlers.deploy.deadlines import deadlines
 from handlers.deploy.environment import flags
+from handlers.deploy.front import front
 from handlers.deploy.manifest import Manifest, Model
 from handlers.deploy.parse import ManifestError
 from handlers.settings import PREFIX
 
-LONGEST_REQUEST = 600
-"""Seconds: Knative's max-revision-timeout-seconds, unless the cluster's owner has changed it."""
-GRACE = 30
-"""Seconds from SIGTERM to SIGKILL, as pods have them."""
+LONGEST_REQUEST = 300
+"""Seconds: Knative's revision-response-start-timeout-seconds, unless the cluster's owner has changed it: KServe has no
+field for it."""
+LONGEST_NAME = 63 - len("-predictor")
+"""Characters of a model's name, which KServe makes a Service's of."""
 DISK_RESERVE = 256
 """MiB of the volume beside the cache."""
-_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+SHUTDOWN = 20
+"""Seconds of the runtime's shutdown_timeout."""
+_FEATURE = "Knative refuses this unless its ConfigMap config-features has kubernetes.podspec-nodeselector: enabled"
+_NAME = re.compile(rf"[a-z]([-a-z0-9]{{0,{LONGEST_NAME - 2}}}[a-z0-9])?")
 
 
 def render(manifest: Manifest) -> Mapping[str, str]:
@@ -33,12 +37,14 @@ def render(manifest: Manifest) -> Mapping[str, str]:
     files = {"runtime.yaml": templates.dump(_runtime(manifest)), "service-account.yaml": _account(manifest)}
     for model in manifest.models:
         if not _NAME.fullmatch(model.name):
-            wanted = "lower-case letters, digits and hyphens, as KServe calls the service by it"
+            wanted = (
+                f"at most {LONGEST_NAME} lower-case letters, digits and hyphens, a letter first, "
+                "as KServe calls the service by it"
+            )
             raise ManifestError(f"models: the name {model.name!r} is no service's; want {wanted}")
         files[f"model-{model.name}.yaml"] = templates.dump(_service(manifest, model))
     if any(one.scheme == "s3" for one in places(manifest)):
-        document = {"Version": "2012-10-17", "Statement": aws_statements(manifest)}
-        files["aws/policy.json"] = json.dumps(document, indent=2) + "\n"
+        files["aws/policy.json"] = aws_policy(manifest)
     return files
 
 
@@ -64,15 +70,17 @@ def _runtime_name(manifest: Manifest) -> str:
 def _service(manifest: Manifest, model: Model) -> Any:
     service = templates.load("kserve/inference-service-pull.yaml")
     service["metadata"]["name"] = model.name
-    if not manifest.public:
-        service["metadata"]["labels"] = {"networking.knative.dev/visibility": "cluster-local"}
+    if manifest.public:
+        del service["metadata"]["labels"]
     predictor = service["spec"]["predictor"]
     predictor["minReplicas"] = manifest.min_instances
     predictor["maxReplicas"] = manifest.max_instances
     predictor["containerConcurrency"] = manifest.concurrency
     predictor["timeout"] = manifest.timeout
     predictor["serviceAccountName"] = manifest.name
-    predictor["nodeSelector"] = {"kubernetes.io/arch": manifest.architecture}
+    if manifest.architecture != "amd64":
+        predictor["nodeSelector"] = {"kubernetes.io/arch": manifest.architecture}
+        predictor.yaml_set_comment_before_after_key("nodeSelector", before=_FEATURE, indent=4)
     if place(model.base_path).scheme == "az":
         predictor["labels"] = {"azure.workload.identity/use": "true"}
     predictor["model"]["runtime"] = _runtime_name(manifest)
@@ -84,8 +92,12 @@ def _service(manifest: Manifest, model: Model) -> Any:
 
 
 def _flags(manifest: Manifest, model: Model) -> dict[str, str]:
-    found = deadlines(manifest, longest=LONGEST_REQUEST, window=GRACE, platform="Knative")
+    # Knative gives a pod as long to end as a request.
+    window = manifest.timeout
+    found = deadlines(manifest, longest=LONGEST_REQUEST, window=window, platform="Knative") | front(manifest, "Knative")
     limits = {name.removeprefix(PREFIX).lower(): text for name, text in found.items()}
+    if window <= SHUTDOWN:
+        limits["shutdown_timeout"] = f"{max(window - 1, window / 2):g}"
     if manifest.grpc:
         del limits["rest_api_timeout_in_ms"]
     # What the model says itself goes before what holds for all.

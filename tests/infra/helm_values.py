@@ -6,6 +6,10 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+from ruamel.yaml import YAML
+
+from tests.servers.helm import CHART
+
 Values = dict[str, Any]
 
 ONE_MODEL: Values = {"model_name": "digits", "model_path": "s3://my-models/vision/digits"}
@@ -22,6 +26,9 @@ OVMS: Values = {
     "model_path": "/models/resnet",
     "target_device": "CPU",
     "stateful": "",
+    "idle_sequence_cleanup": False,
+    "low_latency_transformation": False,
+    "max_sequence_number": "",
     "nireq": "4",
     "batch_size": "auto",
     "layout": "NHWC",
@@ -34,7 +41,7 @@ OVMS: Values = {
     "aws_region": "",
     "s3_compat_api_endpoint": "",
     "azure_storage_connection_string": "",
-    "log_level": "INFO",
+    "log_level": "TRACE",
     "service_type": "NodePort",
     "resources": {"limits": {"cpu": 8.0, "memory": "512Mi"}},
     "node_selector": {"disk": "ssd"},
@@ -140,10 +147,17 @@ OTHERS: Values = {
     },
 }
 
+_DEFAULTS: Values = YAML(typ="safe").load(CHART / "values.yaml")
+# As in a file in which what is below these is a comment.
+COMMENTED_OUT: Values = {
+    **dict.fromkeys(name for name, value in _DEFAULTS.items() if not value and value is not False),
+    "security_context": None,
+}
+
 SETS: Mapping[str, Values] = {
     "one model": ONE_MODEL,
     "ovms": OVMS,
-    "ovms with its ConfigMap": {"config_configmap_name": "ovms-config", "service_type": "LoadBalancer"},
+    "ovms with its ConfigMap": {**OVMS, "config_configmap_name": "ovms-config", "service_type": "LoadBalancer"},
     "ovms on a claim": {"config_path": "/models/config.json", "models_volume_claim": "models"},
     "ovms with keys": {
         **ONE_MODEL,
@@ -163,6 +177,7 @@ SETS: Mapping[str, Values] = {
     },
     "a volume of each pod's": {**ONE_MODEL, "cache": {"kind": "ephemeral", "size": "20Gi"}},
     "a claim that is there": {**ONE_MODEL, "cache": {"kind": "claim", "existing_claim": "cache"}},
+    "all commented out": {**COMMENTED_OUT, **ONE_MODEL},
     "rest only, in memory": {
         **ONE_MODEL,
         "grpc_port": 0,

@@ -76,7 +76,7 @@ def test_a_values_file_of_ovms_serves(chart: Helm, tmp_path: Path, places: dict[
 
 @pytest.mark.parametrize(
     "policy",
-    ['{\\"latest\\": { \\"num_versions\\":1 }}', '{"specific": {"versions": [7]}}'],
+    ['{\\"latest\\": { \\"num_versions\\":1 }}', {"specific": {"versions": [7]}}],
 )
 def test_the_version_policy_of_ovms_counts(chart: Helm, tmp_path: Path, places: dict[str, Path], policy: Any) -> None:
     shutil.copytree(places["/models"] / "digits" / "1", places["/models"] / "digits" / "7")
@@ -153,7 +153,7 @@ def test_helm_test_passes_for_who_serves_and_fails_for_who_does_not(
         assert done.returncode == 0, done.stderr
         assert "predictions" in done.stderr
         # A model that is none, and a body that is wrong.
-        assert "404" in run_test(ask["args"], {**variables, "MODEL": "other"}).stderr
+        assert "404" in run_test(ask["args"], {**variables, "MODEL": "no ne?"}).stderr
         assert "400" in run_test(ask["args"], {**variables, "REQUEST": '{"instances": "x"}'}).stderr
     assert "no answer" in run_test(ask["args"], variables).stderr
 

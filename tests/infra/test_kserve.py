@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from ruamel.yaml import YAML
 
+from handlers.build import MEMORY_SHARE
+from handlers.limits import memory_room
 from tests.infra.kubernetes_objects import Object, amount, flags
 from tests.infra.pods import container, probe
 from tests.servers import ROOT
@@ -55,14 +58,18 @@ def test_a_request_is_held_until_the_model_is_there(tmp_path: Path) -> None:
     models = tmp_path / "models"
     shutil.copytree(DIGITS, models)
     port = free_port()
-    with container(tmp_path, at_ports(one, rest_port=port), places(tmp_path, models), port) as decant:
+    knative = {"K_SERVICE": "digits", "PORT": str(port), "KUBERNETES_SERVICE_HOST": "10.0.0.1"}
+    with container(tmp_path, at_ports(one, rest_port=port), places(tmp_path, models), port, env=knative) as decant:
         # Knative asks for readiness from the first moment on, and lets requests through when it has it.
         decant.process.wait_until(lambda: probe(decant, one["readinessProbe"]["httpGet"]), 30)
         answer = decant.post("/v1/models/digits:predict", SEVEN)
         assert answer.status == 200
         assert len(answer.body["predictions"]) == 1
         assert probe(decant, one["livenessProbe"]["httpGet"])
-        assert decant.get("/metrics").status == 200
+        # Of the memory as much as in any other pod: what is on disk takes none.
+        said = decant.get("/metrics").body.decode()
+        (budget,) = re.findall(r"(?m)^decant_cache_budget_bytes (\S+)$", said)
+        assert float(budget) == pytest.approx(MEMORY_SHARE * memory_room(), rel=0.01)
         assert decant.get("/v1/models/digits").body["model_version_status"][0]["state"] == "AVAILABLE"
         assert decant.terminate() == 0
 
@@ -165,6 +172,18 @@ def test_its_pod_is_one_that_kubernetes_takes(name: str, tmp_path: Path) -> None
     }
     with helm(tmp_path / "helm.log") as process:
         assert process.wrong_with([pod], "1.37") == []
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_readiness_is_asked_by_knative_itself(name: str) -> None:
+    (one,) = load(name)["spec"]["containers"]
+    # It looks many times a second where there is no period, and refuses the others without one.
+    assert not {"periodSeconds", "timeoutSeconds", "failureThreshold"} & one["readinessProbe"].keys()
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_only_the_cluster_can_call_it(name: str) -> None:
+    assert load(name)["metadata"]["labels"] == {"networking.knative.dev/visibility": "cluster-local"}
 
 
 @pytest.mark.parametrize("name", SERVICES)

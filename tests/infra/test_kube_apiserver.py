@@ -131,6 +131,36 @@ def test_autoscaling_keeps_the_number_of_pods_over_an_upgrade(release: Release, 
     assert release.get("apps/v1", "Deployment")["spec"]["replicas"] == 7
 
 
+def test_autoscaling_begins_with_the_pods_that_there_are(release: Release) -> None:
+    values = with_values(PRODUCTION, hpa={"enabled": False}, replicas=5)
+    release.install(values)
+    for hpa, replicas in (
+        ({"enabled": True}, 5),
+        # And the next upgrade, which finds the field in what was sent last.
+        ({"enabled": True, "min_replicas": 2}, 5),
+        ({"enabled": True, "max_replicas": 4}, 4),
+    ):
+        release.do("upgrade", str(CHART), "prod", with_values(values, hpa=hpa))
+        assert release.get("apps/v1", "Deployment")["spec"]["replicas"] == replicas
+
+
+def test_a_release_gets_a_claim_of_one_pod(release: Release) -> None:
+    release.install(SETS["one model"])
+    for name, surge in (("one model", "25%"), ("a claim that is there", 0), ("one model", "25%")):
+        release.do("upgrade", str(CHART), "prod", SETS[name])
+        assert release.get("apps/v1", "Deployment")["spec"]["strategy"]["rollingUpdate"]["maxSurge"] == surge
+
+
+@pytest.mark.parametrize("namespace", ["2024", "on"])
+def test_a_namespace_may_look_like_a_number_or_a_boolean(
+    helm_process: Helm, cluster: KubeApiserver, namespace: str
+) -> None:
+    release = Release(helm_process, cluster, namespace)
+    release.install(SETS["one model"])
+    assert release.get("apps/v1", "Deployment")["metadata"]["namespace"] == namespace
+    release.do("uninstall", "prod")
+
+
 def test_what_the_values_cannot_be_is_refused_before_anything_is_made(release: Release, cluster: KubeApiserver) -> None:
     with pytest.raises(HelmRefusedError, match="nothing to serve"):
         release.install({})

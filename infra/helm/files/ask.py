@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import urllib.error
+import urllib.parse
 import urllib.request
 
 
@@ -22,6 +23,7 @@ def ask(url: str, body: bytes | None = None) -> bytes:
 def main() -> None:
     url, model = os.environ["URL"], os.environ.get("MODEL", "")  # noqa: TID251 -- no part of the server
     body = os.environ.get("REQUEST", "")  # noqa: TID251
+    model = urllib.parse.quote(model, safe="")
     ask(f"{url}/v2/health/ready")
     if model:
         sys.stderr.write(ask(f"{url}/v1/models/{model}/metadata").decode() + "\n")

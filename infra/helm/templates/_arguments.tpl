@@ -10,6 +10,7 @@ chart, which pasted values between quotes of its own, are quotes. */}}
 {{- end -}}
 {{- end -}}
 
+{{/* Of a values.yaml with several of them the same as OVMS's chart. */}}
 {{- define "decant.config_path" -}}
 {{- if .Values.config_path -}}
 {{- .Values.config_path -}}
@@ -18,15 +19,25 @@ chart, which pasted values between quotes of its own, are quotes. */}}
 {{- end -}}
 {{- end -}}
 
+{{/* The one that helm test and the notes ask for, if there is one. */}}
+{{- define "decant.model" -}}
+{{- default (ternary "" .Values.model_name (not (empty (include "decant.config_path" .)))) .Values.test.model -}}
+{{- end -}}
+
 {{/* What the server and `pull` are both told. */}}
 {{- define "decant.cache_arguments" -}}
 {{- $arguments := list "--cache_dir=/cache" (printf "--log_level=%s" .Values.log_level) -}}
-{{- if and (eq .Values.cache.kind "empty_dir") (ne .Values.cache.medium "Memory") (not (hasKey .Values.settings "disk_budget")) -}}
-{{- $arguments = append $arguments (printf "--disk_budget=%s" (include "decant.most_of" .Values.cache.size)) -}}
+{{- $settings := default dict .Values.settings -}}
+{{- if and (eq .Values.cache.kind "empty_dir") (ne (toString .Values.cache.medium) "Memory") (not (hasKey $settings "disk_budget")) -}}
+{{- $sizes := list .Values.cache.size -}}
+{{- with dig "limits" "ephemeral-storage" nil (default dict .Values.resources) -}}
+{{- $sizes = append $sizes (include "decant.text" .) -}}
+{{- end -}}
+{{- $arguments = append $arguments (printf "--disk_budget=%s" (include "decant.most_of" $sizes)) -}}
 {{- end -}}
 {{- range $name := list "disk_budget" "ready_marker" "s3_endpoint" "storage_client" "storage_anonymous" -}}
-{{- if hasKey $.Values.settings $name -}}
-{{- $arguments = append $arguments (printf "--%s=%s" $name (include "decant.text" (get $.Values.settings $name))) -}}
+{{- if hasKey $settings $name -}}
+{{- $arguments = append $arguments (printf "--%s=%s" $name (include "decant.text" (get $settings $name))) -}}
 {{- end -}}
 {{- end -}}
 {{- toYaml $arguments -}}
@@ -38,26 +49,33 @@ chart, which pasted values between quotes of its own, are quotes. */}}
 - {{ printf "--config_path=%s" . | quote }}
 {{- else }}
 - {{ .Values.model_path | quote }}
+{{- with .Values.model_version_policy }}
+- {{ printf "--model_version_policy=%s" (include "decant.text" .) | quote }}
+{{- end }}
 {{- end }}
 {{ include "decant.cache_arguments" . }}
 {{- end -}}
 
-{{/* OVMS's command, for its defaults where no flag says otherwise: answers of gRPC in tensor_content. */}}
+{{/* OVMS's answers of gRPC are in tensor_content, and clients that were written for it may look nowhere else. */}}
 {{- define "decant.arguments" -}}
 {{- $values := .Values -}}
-{{- $flags := dict -}}
-{{- $names := list -}}
+{{- $flags := dict "enable_serialization_as_tensor_content" true -}}
+{{- $names := list "enable_serialization_as_tensor_content" -}}
 {{- with include "decant.config_path" . -}}
 {{- $_ := set $flags "config_path" . -}}
 {{- $names = append $names "config_path" -}}
 {{- else -}}
-{{- range $name := list "model_name" "model_path" "target_device" "nireq" "batch_size" "layout" "shape" "model_version_policy" "plugin_config" "idle_sequence_cleanup" "low_latency_transformation" "max_sequence_number" -}}
+{{- range $name := list "model_name" "model_path" "target_device" "nireq" "batch_size" "layout" "shape" "model_version_policy" "plugin_config" -}}
 {{- $_ := set $flags $name (get $values $name) -}}
 {{- $names = append $names $name -}}
 {{- end -}}
 {{- if not (has (toString $values.stateful) (list "" "false" "<nil>")) -}}
 {{- $_ := set $flags "stateful" true -}}
 {{- $names = append $names "stateful" -}}
+{{- range $name := list "idle_sequence_cleanup" "low_latency_transformation" "max_sequence_number" -}}
+{{- $_ := set $flags $name (get $values $name) -}}
+{{- $names = append $names $name -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- $_ := set $flags "port" .Values.grpc_port -}}
@@ -69,12 +87,12 @@ chart, which pasted values between quotes of its own, are quotes. */}}
 {{- $_ := set $flags "metrics_enable" true -}}
 {{- end -}}
 {{- $names = concat $names (list "port" "rest_port" "file_system_poll_wait_seconds" "shutdown_timeout" "metrics_enable" "metrics_list") -}}
-{{- range $name, $value := omit .Values.settings "disk_budget" "ready_marker" "s3_endpoint" "storage_client" "storage_anonymous" -}}
+{{- range $name, $value := omit (default dict .Values.settings) "disk_budget" "ready_marker" "s3_endpoint" "storage_client" "storage_anonymous" -}}
 {{- $_ := set $flags $name $value -}}
 {{- $names = append $names $name -}}
 {{- end -}}
-{{- $arguments := list "ovms" -}}
-{{- range $name := $names -}}
+{{- $arguments := list "serve" -}}
+{{- range $name := uniq $names -}}
 {{- $value := get $flags $name -}}
 {{- if not (or (kindIs "invalid" $value) (eq (toString $value) "") (eq (toString $value) "map[]")) -}}
 {{- $arguments = append $arguments (printf "--%s=%s" $name (include "decant.text" $value)) -}}

@@ -9,7 +9,7 @@
 {{- $given = append $given (dict "name" $name "value" $value) -}}
 {{- end -}}
 {{- end -}}
-{{- with concat $given .Values.extra_env -}}
+{{- with concat $given (default list .Values.extra_env) -}}
 env:
   {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -18,7 +18,7 @@ env:
 envFrom:
   {{- range $secrets }}
   - secretRef:
-      name: {{ . }}
+      name: {{ . | quote }}
   {{- end }}
   {{- with .Values.extra_env_from }}
   {{- toYaml . | nindent 2 }}
@@ -33,7 +33,9 @@ envFrom:
 {{- if kindIs "map" $value -}}
 {{- $amounts := dict -}}
 {{- range $what, $amount := $value -}}
+{{- if not (kindIs "invalid" $amount) -}}
 {{- $_ := set $amounts $what (include "decant.text" $amount) -}}
+{{- end -}}
 {{- end -}}
 {{- $value = $amounts -}}
 {{- end -}}

@@ -2,11 +2,11 @@
 accessModes:
   {{- toYaml .Values.cache.access_modes | nindent 2 }}
 {{- with .Values.cache.storage_class }}
-storageClassName: {{ . }}
+storageClassName: {{ . | quote }}
 {{- end }}
 resources:
   requests:
-    storage: {{ .Values.cache.size }}
+    storage: {{ .Values.cache.size | quote }}
 {{- end -}}
 
 {{- define "decant.volumes" -}}
@@ -16,7 +16,7 @@ resources:
 - name: cache
   {{- if eq .Values.cache.kind "empty_dir" }}
   emptyDir:
-    sizeLimit: {{ .Values.cache.size }}
+    sizeLimit: {{ .Values.cache.size | quote }}
     {{- with .Values.cache.medium }}
     medium: {{ . }}
     {{- end }}
@@ -27,22 +27,22 @@ resources:
         {{- include "decant.claim_spec" . | nindent 8 }}
   {{- else }}
   persistentVolumeClaim:
-    claimName: {{ default (printf "%s-cache" (include "decant.fullname" .)) .Values.cache.existing_claim }}
+    claimName: {{ default (printf "%s-cache" (include "decant.fullname" .)) .Values.cache.existing_claim | quote }}
   {{- end }}
 {{- if .Values.models_host_path }}
 - name: models
   hostPath:
-    path: {{ .Values.models_host_path }}
+    path: {{ .Values.models_host_path | quote }}
     type: Directory
 {{- else if .Values.models_volume_claim }}
 - name: models
   persistentVolumeClaim:
-    claimName: {{ .Values.models_volume_claim }}
+    claimName: {{ .Values.models_volume_claim | quote }}
     readOnly: true
 {{- else if .Values.models_image }}
 - name: models
   image:
-    reference: {{ .Values.models_image }}
+    reference: {{ .Values.models_image | quote }}
     {{- with .Values.image_pull_policy }}
     pullPolicy: {{ . }}
     {{- end }}
@@ -50,12 +50,12 @@ resources:
 {{- if or .Values.config .Values.config_configmap_name }}
 - name: config
   configMap:
-    name: {{ default (include "decant.fullname" .) .Values.config_configmap_name }}
+    name: {{ default (include "decant.fullname" .) .Values.config_configmap_name | quote }}
 {{- end }}
 {{- with .Values.gcp_creds_secret_name }}
 - name: gcp-creds
   secret:
-    secretName: {{ . }}
+    secretName: {{ . | quote }}
     defaultMode: 0440
 {{- end }}
 {{- with .Values.extra_volumes }}

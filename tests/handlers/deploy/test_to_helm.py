@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
-from handlers.deploy.access import aws_statements
 from handlers.deploy.parse import ManifestError
+from handlers.deploy.render import render as render_targets
+from handlers.deploy.render import write
 from handlers.deploy.to_helm import render
 from tests.handlers.deploy.manifests import IMAGE, manifest
+from tests.handlers.deploy.policies import admits
 from tests.infra.kubernetes_objects import Object, amount, flags, objects_in, of_kind, server
-from tests.servers.helm import IS_INSTALLED, NEEDS_HELM, Helm, helm
+from tests.servers.helm import CHART, IS_INSTALLED, NEEDS_HELM, Helm, helm
 
 GCS = {"name": "digits", "base_path": "gs://my-models/vision/digits"}
 OTHER = {"name": "faces", "base_path": "s3://other-models/faces", "shape": "auto"}
@@ -46,7 +50,7 @@ def test_the_chart_serves_what_the_manifest_says(chart: Helm) -> None:
     assert (said["model_name"], said["model_path"]) == ("digits", "s3://my-models/vision/digits")
     assert amount(one["resources"]["limits"]["memory"]) == amount("4Gi")
     assert amount(one["resources"]["requests"]["cpu"]) == 2
-    assert int(said["disk_budget"]) >= amount("2Gi")
+    assert amount("2Gi") <= int(said["disk_budget"]) < 1.01 * amount("2Gi")
     assert float(said["load_timeout"]) < 90
     assert said["port"] == "8080"
     assert {"name": "AWS_REGION", "value": "eu-west-1"} in one["env"]
@@ -72,6 +76,25 @@ def test_options_and_settings_are_flags(chart: Helm) -> None:
         "metrics_enable": "true",
         "max_in_flight": "9",
     }
+
+
+def test_a_stateful_model_is_one(chart: Helm) -> None:
+    options = {"stateful": True, "idle_sequence_cleanup": False, "max_sequence_number": 10}
+    said = flags(server(objects(chart, {"name": "digits", "base_path": "s3://my-models/p", **options}))["args"])
+    assert (said["stateful"], said["idle_sequence_cleanup"], said["max_sequence_number"]) == ("true", "false", "10")
+
+
+def test_who_has_no_checkout_has_the_chart(chart: Helm, tmp_path: Path) -> None:
+    (rendered,), _ = render_targets(manifest(), ["helm"])
+    for _ in write([rendered], tmp_path):
+        pass
+    directory = tmp_path / "helm"
+    command = shlex.split(rendered.next_command(directory))
+    assert command[:3] == ["helm", "upgrade", "--install"]
+    values = YAML(typ="safe").load(Path(command[command.index("--values") + 1]))
+    sent = chart.call("render", command[4], values, name=command[3])
+    assert sent == chart.call("render", str(CHART), values, name=command[3])
+    assert chart.call("files", command[4]) == chart.call("files", str(CHART))
 
 
 def test_several_models_are_a_configmap_that_is_looked_at(chart: Helm) -> None:
@@ -104,9 +127,13 @@ def test_the_number_of_pods(chart: Helm) -> None:
 
 
 def test_the_policy_is_of_these_models_alone() -> None:
-    one = manifest()
-    document = json.loads(render(one)["policy.json"])
-    assert document["Statement"] == aws_statements(one)
+    statements = json.loads(render(manifest(region="us-gov-west-1"))["policy.json"])["Statement"]
+    bucket = "arn:aws-us-gov:s3:::my-models"
+    assert admits(statements, "s3:GetObject", f"{bucket}/vision/digits/1/model.xml")
+    assert admits(statements, "s3:ListBucket", bucket, "vision/digits/")
+    assert not admits(statements, "s3:GetObject", f"{bucket}/vision/other/1/model.xml")
+    assert not admits(statements, "s3:ListBucket", bucket, "vision/")
+    assert not admits(statements, "s3:PutObject", f"{bucket}/vision/digits/1/model.xml")
     assert "aws_role_arn" in values_of()["workload_identity"]
     files = render(manifest(GCS))
     assert "policy.json" not in files

@@ -20,6 +20,9 @@ from runtime.urls import is_contract
 Event = Mapping[str, Any]
 Shape = Literal["v1", "v2", "balancer"]
 
+MAX_BALANCERS = 1 << 20
+"""Bytes of JSON of an answer to a load balancer.
+https://docs.aws.amazon.com/elasticloadbalancing/latest/application/lambda-functions.html"""
 _USUAL = b"/v1/models/"
 _PAGES = (*HEALTH, METRICS, b"/docs", b"/openapi.json")
 _MAX_BASE = 8
@@ -64,8 +67,6 @@ def is_of_edge(event: Any) -> bool:
 
 def path_of(event: Event) -> Any:
     """Return the path as it was sent, where the event tells that."""
-    if is_of_edge(event):
-        return event["Records"][0]["cf"]["request"]["uri"]
     return event.get("rawPath") or event.get("path") or "/"
 
 
@@ -121,7 +122,7 @@ def write(event: Event, head: Head, answer: Answer) -> dict[str, Any]:
 
 
 def _own(path: bytes, bases: list[bytes]) -> bytes:
-    """Return a path without the first of the bases that it begins with, unless it makes sense with it alone.
+    """Return a path without what it begins with of the bases, unless it makes sense with it alone.
 
     A stage may be named v1, and a path through a custom domain has no stage.
     """
@@ -129,7 +130,8 @@ def _own(path: bytes, bases: list[bytes]) -> bytes:
         rest = path[len(base) :] or b"/"
         is_below = base and path.startswith(base) and rest[:1] == b"/"
         if is_below and (_is_ours(rest) or not _is_ours(path)):
-            return rest
+            # A stage stands before what is known by DECANT_LAMBDA_BASE_PATH, and then it is neither alone.
+            return rest if _is_ours(rest) else _own(rest, [other for other in bases if other != base])
     return path
 
 
@@ -171,7 +173,7 @@ def _as_text(body: bytes, content_type: str) -> tuple[str, bool]:
     if not body:
         return "", False
     # Pictures may be text, too, but are not among the types that Mangum takes for it.
-    if content_type.startswith("application/json"):
+    if content_type.startswith(("application/json", "text/")):
         try:
             return body.decode(), False
         # It is encoded.

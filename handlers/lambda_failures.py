@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -87,6 +88,20 @@ def metric_of(status: int) -> str:
     return "ServerErrors" if status >= 500 else "ClientErrors"
 
 
+def counts_of(server: ModelServer, failures: Iterable[tuple[int, bytes]]) -> dict[str, int]:
+    """Return how many requests have failed, by metric.
+
+    Args:
+        failures: the status of each, and its path, if there is one.
+    """
+    counts: Counter[str] = Counter()
+    for status, path in failures:
+        counts[metric_of(status)] += 1
+        if status >= 500 and _could_not_load(server, path):
+            counts["ModelLoadFailures"] += 1
+    return dict(counts)
+
+
 def message_of(body: bytes | str) -> str:
     """Return the error that an answer tells."""
     try:
@@ -116,9 +131,7 @@ def tell_failure(
         path: of the request, if it was one.
         counts: requests that have failed, by metric, if that is not one.
     """
-    values = dict(counts or {metric_of(status): 1})
-    if status >= 500 and _could_not_load(server, path):
-        values["ModelLoadFailures"] = 1
+    values = dict(counts or counts_of(server, [(status, path)]))
     name = getattr(context, "function_name", None) or ""
     known = {"FunctionName": name} if name else {}
     directive = {

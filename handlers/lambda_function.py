@@ -11,23 +11,23 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from handlers.lambda_events import Head, is_of_edge, path_of, read_body, read_head, read_headers, write
+from handlers.lambda_events import MAX_BALANCERS, Head, is_of_edge, read_body, read_head, read_headers, write
 from runtime.contract import Answer, Contract, health
 from runtime.errors import InvalidRequest
 from runtime.urls import is_contract
 
 if TYPE_CHECKING:
-    from mangum import Mangum
-    from starlette.types import Receive, Scope, Send
-
     from handlers.lambda_invocations import Invocations
+    from handlers.lambda_pages import Pages
 
 _PREDICT = b":predict"
 _BALANCER_TIMEOUT = 60.0
 _HTTP_API_TIMEOUT = 30.0
 _REST_API_TIMEOUT = 29.0
-_LARGE = 170_000
-"""Bytes of an answer from which on it may be larger than a load balancer takes, were each of its characters escaped."""
+_END_OF_TIME = 1e15
+_LARGE = MAX_BALANCERS // 6 - (4 << 10)
+"""Bytes of an answer from which on it may be larger than a load balancer takes, with its headers, were each of its
+characters escaped."""
 
 
 class Terms(NamedTuple):
@@ -66,15 +66,14 @@ class Function:
         """
         head = read_head(event, self._terms.base_path)
         if head is None:
-            return self._mangum(event, context) if is_of_edge(event) else self._invoke(event, context)
+            return self._invoke(event, context)
         if is_contract(head.path):
             answer = self._answer(event, head, context)
         # Ready without a model, as every request brings what it needs.
         elif state := health(head.method, head.path, lambda: True):
             answer = state
         else:
-            result: dict[str, Any] = self._mangum(event, context)
-            return self._seen(result, result["statusCode"], result["body"], head, context)
+            answer = self._pages.answer(event, head, context)
         result = write(event, head, answer)
         if len(answer.body) > _LARGE:
             from handlers.lambda_walls import within_walls
@@ -105,8 +104,10 @@ class Function:
             return None
         request = event["requestContext"]
         came_at = request.get("timeEpoch", request.get("requestTimeEpoch"))
+        # JSON has numbers that are no time.
+        is_time = isinstance(came_at, (int, float)) and 0 <= came_at < _END_OF_TIME
         # It has been waiting while the environment was started. Events that are older were recorded.
-        waited = time.time() - came_at / 1e3 if isinstance(came_at, (int, float)) else 0.0
+        waited = time.time() - came_at / 1e3 if is_time else 0.0
         return seconds - waited if 0.0 <= waited < seconds else seconds
 
     def _tell_first(self, path: bytes, answer: Answer, context: Any) -> None:
@@ -114,7 +115,7 @@ class Function:
             self._is_told = True
             _tell(context)
 
-    def _seen(self, result: Any, status: int, body: bytes | str, head: Head, context: Any) -> Any:
+    def _seen(self, result: Any, status: int, body: bytes, head: Head, context: Any) -> Any:
         if status < 400:
             return result
         from handlers.lambda_failures import InvocationFailed, message_of, tell_failure
@@ -130,6 +131,8 @@ class Function:
         from handlers.lambda_failures import InvocationFailed, tell_failure
 
         try:
+            if is_of_edge(event):
+                return self._pages.answer_edge(event, context)
             if self._invocations is None:
                 raise InvocationFailed.unknown(event)
             until = answer_by(_seconds_left(context), None, self._terms.margin)
@@ -143,22 +146,10 @@ class Function:
         return None if self._others is None else self._others()
 
     @cached_property
-    def _mangum(self) -> Mangum:
-        from mangum import Mangum
+    def _pages(self) -> Pages:
+        from handlers.lambda_pages import Pages
 
-        from runtime.rest import create_app
-
-        app = create_app(self._contract, is_ready=lambda: True)
-
-        async def as_sent(scope: Scope, receive: Receive, send: Send) -> None:
-            sent = path_of(scope["aws.event"]).encode(errors="replace")
-            head = read_head(scope["aws.event"], self._terms.base_path)
-            # Mangum decodes the path, and a name may have a slash in it.
-            raw_path = head.path if head else sent
-            base = sent[: len(sent) - len(raw_path)].decode()
-            await app({**scope, "raw_path": raw_path, "root_path": base}, receive, send)
-
-        return Mangum(as_sent, lifespan="off")
+        return Pages(self._contract)
 
 
 def answer_by(left: float | None, waited_for: float | None, margin: float) -> float | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,7 +22,7 @@ from model_cache.errors import LoadPending, ModelCacheError
 from runtime.contract import Answer
 from runtime.server import ModelServer
 from runtime.status import KNOWN, http_status_of, is_ours, public_message
-from runtime.within import within
+from runtime.within import begin, outcome
 
 if TYPE_CHECKING:
     from handlers.lambda_messages import Messages
@@ -53,6 +54,8 @@ class Invocations:
     def __init__(self, served: Served, infer: Infer) -> None:
         self.served = served
         self._infer = infer
+        # The last one that was begun.
+        self._warming: dict[tuple[str, ...], tuple[Future[None], Mapping[str, ModelCacheError | None]]] = {}
 
     def __call__(self, event: Any, context: Any, until: float | None) -> Any:
         """Answer an event.
@@ -86,7 +89,7 @@ class Invocations:
             if _is_ping(event):
                 return self._warm_up(event, until)
             if event.get("doctor") is True:
-                return self._examine(until)
+                return self._examine(context, until)
             objects = self.objects.of(event)
             if objects is not None:
                 return self.objects.look_at(objects, self.end(until))
@@ -108,7 +111,12 @@ class Invocations:
     def outputs(self) -> Outputs:
         from handlers.lambda_output import Outputs
 
-        return Outputs(self.served.settings.lambda_outputs, self.served.settings.storage_options)
+        return Outputs(self.served.settings.lambda_outputs, self.served.settings.storage_options, self._places)
+
+    def _places(self) -> Sequence[str]:
+        """Return where models, and what says which there are, come from."""
+        file = self.served.settings.model_config_file
+        return [*(model.base_path for model in self.served.configuration().models), *([file] if file else [])]
 
     def _call(self, event: Mapping[str, Any], context: Any, until: float | None) -> Any:
         call = call_of(event, self.served.server.repositories)
@@ -123,23 +131,13 @@ class Invocations:
     def _warm_up(self, event: Mapping[str, Any], until: float | None) -> Any:
         """Have the models loaded that should be, and the newest versions of them."""
         models = self._asked_for(event)
-        outcomes: dict[str, ModelCacheError | None] = {}
-
-        def load() -> None:
-            for model in models:
-                try:
-                    self._bring_up_to_date(model, end)
-                    outcomes[model.name] = None
-                except ModelCacheError as exc:
-                    logger.warning("%s is not loaded: %s", model.name, exc)
-                    outcomes[model.name] = exc
-
         end = self.end(until)
+        loading, outcomes = self._begin_to_load(models, end)
         try:
-            within(load, end)
+            outcome(loading, end, "not all models are warm yet")
         # It goes on with the next event.
-        except LoadPending:
-            logger.warning("not all models are warm yet")
+        except LoadPending as exc:
+            logger.warning("%s", exc)
         errors = {name: exc for name, exc in list(outcomes.items()) if exc is not None}
         if errors:
             told = "; ".join(f"{name}: {public_message(exc)}" for name, exc in errors.items())
@@ -147,7 +145,34 @@ class Invocations:
             first = f"/v1/models/{next(iter(errors))}".encode(errors="replace")
             raise InvocationFailed(status, f"not warm: {told}", what="warm-up", path=first)
         pending = [model.name for model in models if model.name not in outcomes]
-        return {"warm": self._loaded(), "pending": pending}
+        warm, repositories = self._loaded(), self.served.server.repositories
+        if pending and not warm and all(repositories[name].known is None for name in pending):
+            first = f"/v1/models/{pending[0]}".encode(errors="replace")
+            text = f"not warm: the storage has not answered yet what there is of {', '.join(pending)}"
+            raise InvocationFailed(503, text, what="warm-up", path=first)
+        return {"warm": warm, "pending": pending}
+
+    def _begin_to_load(
+        self, models: Sequence[ModelConfig], until: float
+    ) -> tuple[Future[None], Mapping[str, ModelCacheError | None]]:
+        """Begin to load models one after the other, unless that is under way; return what becomes of each."""
+        names = tuple(model.name for model in models)
+        begun = self._warming.get(names)
+        if begun is not None and not begun[0].done():
+            return begun
+        outcomes: dict[str, ModelCacheError | None] = {}
+
+        def load() -> None:
+            for model in models:
+                try:
+                    self._bring_up_to_date(model, until)
+                    outcomes[model.name] = None
+                except ModelCacheError as exc:
+                    logger.warning("%s is not loaded: %s", model.name, exc)
+                    outcomes[model.name] = exc
+
+        self._warming = {names: (begin(load), outcomes)}
+        return self._warming[names]
 
     def _asked_for(self, event: Mapping[str, Any]) -> Sequence[ModelConfig]:
         names = event.get("models")
@@ -180,10 +205,13 @@ class Invocations:
         found = {name: server.peek(name) for name in server.repositories}
         return {name: str(id.version) for name, id in found.items() if id is not None}
 
-    def _examine(self, until: float | None) -> Any:
+    def _examine(self, context: Any, until: float | None) -> Any:
         from handlers.doctor.report import as_json
 
-        return as_json(self.served.settings, remaining=self.end(until) - time.monotonic())
+        # It keeps a margin of its own.
+        left = getattr(context, "get_remaining_time_in_millis", None)
+        remaining = left() / 1e3 if left else self.end(until) - time.monotonic()
+        return as_json(self.served.settings, remaining=remaining)
 
     @cached_property
     def _messages(self) -> Messages:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from handlers.lambda_direct import is_call, loads
-from handlers.lambda_failures import InvocationFailed, metric_of, tell_failure
+from handlers.lambda_failures import InvocationFailed, counts_of, tell_failure
 from handlers.lambda_objects import Stored
 
 if TYPE_CHECKING:
@@ -49,13 +48,17 @@ class Messages:
         is_fifo = str(records[0].get("eventSourceARN")).endswith(".fifo")
         looked = self._look(messages, until)
         failures: dict[str, InvocationFailed] = {}
+        held = []
         for message in messages:
-            failure = self._answer(message, looked, context, until, is_held=bool(is_fifo and failures))
+            if is_fifo and failures:
+                held.append(message.id)
+                continue
+            failure = self._answer(message, looked, context, until)
             if failure is not None:
                 failures[message.id] = failure
         if failures:
-            self._tell(failures, len(messages), context)
-        return {"batchItemFailures": [{"itemIdentifier": id} for id in failures]}
+            self._tell(failures, len(held), len(messages), context)
+        return {"batchItemFailures": [{"itemIdentifier": id} for id in (*failures, *held)]}
 
     def from_topic(self, event: Mapping[str, Any], context: Any, until: float | None) -> Any:
         """Answer a message of SNS, which sends one at a time.
@@ -97,11 +100,9 @@ class Messages:
         return None
 
     def _answer(
-        self, message: _Message, looked: InvocationFailed | None, context: Any, until: float | None, *, is_held: bool
+        self, message: _Message, looked: InvocationFailed | None, context: Any, until: float | None
     ) -> InvocationFailed | None:
         """Do what a message says; return why that has failed."""
-        if is_held:
-            return InvocationFailed(503, "a message before it has failed")
         if isinstance(message.payload, InvocationFailed):
             return message.payload
         if message.objects is not None:
@@ -121,18 +122,19 @@ class Messages:
             )
         self._invocations.answer(payload, context, until)
 
-    def _tell(self, failures: Mapping[str, InvocationFailed], count: int, context: Any) -> None:
+    def _tell(self, failures: Mapping[str, InvocationFailed], held: int, count: int, context: Any) -> None:
         for id, failure in list(failures.items())[:_TOLD]:
             logger.warning("message %s has failed: %s", id, failure)
+        server = self._invocations.served.server
         first = next(iter(failures.values()))
-        counts = Counter(metric_of(failure.status) for failure in failures.values())
-        text = f"{len(failures)} of {count} messages have failed, the first with {first}"
+        counts = counts_of(server, [(failure.status, failure.path) for failure in failures.values()])
+        waiting = f", and {held} behind it wait; the first" if held else ", the first"
+        text = f"{len(failures)} of {count} messages have failed{waiting} with {first}"
         # So it is one whether or not the queue's mapping reports each message's failure; and Lambda counts it.
-        if len(failures) == count:
+        if len(failures) + held == count:
             raise InvocationFailed(
                 first.status, text, kind="BatchFailed", what="messages", path=first.path, counts=counts
             )
-        server = self._invocations.served.server
         tell_failure(server, context, first.status, "messages", text, first.path, counts)
 
 

@@ -67,11 +67,12 @@ class Objects:
         Raises:
             InvocationFailed: it cannot be known now, and might be later.
         """
-        models = self._covering(objects)
+        # It may be below a model's place, and is none of its files.
+        files = [stored for stored in objects if not self._is_configuration(stored)]
+        models = self._covering(files)
         answer: dict[str, Any] = {name: self._look(model, until) for name, model in models.items()}
-        ignored = [stored for stored in objects if not any(_covers(model, stored) for model in models.values())]
-        if any(self._is_configuration(stored) for stored in ignored):
-            ignored = [stored for stored in ignored if not self._is_configuration(stored)]
+        ignored = [stored for stored in files if not any(_covers(model, stored) for model in models.values())]
+        if len(files) < len(objects):
             self._reload(until)
         named = [f"s3://{bucket}/{key}" for bucket, key in ignored[:_MAX_NAMED]]
         if ignored:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from handlers.lambda_failures import InvocationFailed
@@ -24,14 +24,18 @@ class Place(NamedTuple):
 
 
 class Outputs:
-    def __init__(self, bases: Sequence[str], options: Callable[[], StorageOptions]) -> None:
+    def __init__(
+        self, bases: Sequence[str], options: Callable[[], StorageOptions], taken: Callable[[], Iterable[str]]
+    ) -> None:
         """
         Args:
             bases: URLs, without a slash at the end.
             options: how to reach stores.
+            taken: what must not be written to though it may be below one of those: URLs or paths of what is served.
         """
         self._bases = bases
         self._options = options
+        self._taken = taken
         self._storages: dict[str, Storage] = {}
 
     def place(self, url: str) -> Place:
@@ -41,6 +45,8 @@ class Outputs:
         """
         if not self._bases:
             raise InvocationFailed(400, "output is given, and this function writes nothing; see lambda_outputs")
+        if any(f"{_plain(url)}/".startswith(f"{_plain(place)}/") for place in self._taken()):
+            raise InvocationFailed(400, f"output is {quoted(shown(url))}; want a place that has no files of models")
         for base in self._bases:
             if url.startswith(f"{base}/"):
                 key = url[len(base) + 1 :]
@@ -63,6 +69,15 @@ class Outputs:
                 self._storages[place.base] = open_storage(place.base, self._options())
             storage = self._storages[place.base]
             within(lambda: storage.put(place.key, data), until, "the answer is still being written")
-        except StorageUnavailable as exc:
+        # The latter of a place that no storage can be.
+        except (StorageUnavailable, ValueError) as exc:
             logger.warning("output %s/%s: %s", place.base, place.key, exc)
             raise InvocationFailed(503, "the answer cannot be written to its output; the log says why") from exc
+
+
+def _plain(url: str) -> str:
+    """Return a URL as what may be said otherwise is said in one way."""
+    scheme, mark, rest = url.partition("://")
+    if not mark:
+        return url.rstrip("/")
+    return f"{'' if scheme.lower() == 'file' else f'{scheme.lower()}://'}{rest.rstrip('/')}"

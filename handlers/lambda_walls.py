@@ -7,15 +7,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from handlers.lambda_events import Event, Head, Shape, write
+from handlers.lambda_events import MAX_BALANCERS, Event, Head, Shape, write
 from runtime.contract import Answer, error
 from runtime.encodings import COMPRESS_FROM
 
 MAX_ANSWER = (6 << 20) + 100
 """Bytes of JSON, as Lambda's own message says: "Response payload size exceeded maximum allowed payload size (6291556
 bytes)"."""
-MAX_BALANCERS = 1 << 20
-"""https://docs.aws.amazon.com/elasticloadbalancing/latest/application/lambda-functions.html"""
 _MAX_ESCAPED = 12
 """Bytes of a character in JSON at most, as in ``\\ud83d\\ude00``."""
 

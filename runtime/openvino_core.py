@@ -21,7 +21,7 @@ from model_cache.timeline import span
 from runtime.memory import keep_little
 
 DEVICE = "CPU"
-_NOTHING = b"""<?xml version="1.0"?><net name="nothing" version="11"><layers>
+NOTHING = b"""<?xml version="1.0"?><net name="nothing" version="11"><layers>
 <layer id="0" name="x" type="Parameter" version="opset1"><data shape="1" element_type="f32"/>
 <output><port id="0" precision="FP32"><dim>1</dim></port></output></layer>
 <layer id="1" name="y" type="Result" version="opset1">
@@ -73,7 +73,7 @@ def check_properties(properties: Mapping[str, str]) -> None:
         ValueError: they are not OpenVINO's, with its reason.
     """
     try:
-        core().compile_model(core().read_model(_NOTHING, b""), DEVICE, dict(properties))
+        core().compile_model(core().read_model(NOTHING, b""), DEVICE, dict(properties))
     # OpenVINO's only error class.
     except RuntimeError as exc:
         raise ValueError(reason(exc)) from exc

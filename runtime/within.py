@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import TypeVar
 
 from model_cache.errors import LoadPending
@@ -25,20 +25,28 @@ def within(work: Callable[[], T], until: float, what: str = "the models are stil
         LoadPending: it has not ended by then.
         Exception: whatever the work raises.
     """
-    outcome: Future[T] = Future()
+    return outcome(begin(work), until, what)
+
+
+def begin(work: Callable[[], T]) -> Future[T]:
+    """Begin work in a thread of its own, for whoever waits for its outcome."""
+    future: Future[T] = Future()
 
     def run() -> None:
         try:
-            outcome.set_result(work())
+            future.set_result(work())
         # Raised again for who waits.
         except BaseException as exc:  # noqa: BLE001
-            outcome.set_exception(exc)
+            future.set_exception(exc)
 
     # Not to be waited for at the end of the process.
     threading.Thread(target=run, name="within", daemon=True).start()
-    try:
-        return outcome.result(max(0.0, until - time.monotonic()))
-    except TimeoutError:
-        if outcome.done():
-            raise
-        raise LoadPending(f"{what}; try again later") from None
+    return future
+
+
+def outcome(future: Future[T], until: float, what: str) -> T:
+    """Wait for work that has begun; as `within`."""
+    wait([future], max(0.0, until - time.monotonic()))
+    if future.done():
+        return future.result()
+    raise LoadPending(f"{what}; try again later")

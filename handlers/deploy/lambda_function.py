@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from handlers.deploy.access import aws_statements, place
+from handlers.deploy.access import aws_statements, partition_of, place
 from handlers.deploy.environment import environment
 from handlers.deploy.manifest import Manifest
 from handlers.deploy.parse import ManifestError
@@ -16,12 +16,10 @@ STORAGE = range(512, 10_240 + 1)
 TIMEOUT = range(1, 900 + 1)
 MAX_ENVIRONMENT = 4096
 """Bytes of names and values."""
-MAX_NAME = 64
 _IMAGE = re.compile(
     r"(?P<repository>[0-9]{12}\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(\.cn)?/(?P<name>[a-z0-9._/-]+))"
     r"(:(?P<tag>[\w.-]+))?(@sha256:[0-9a-f]{64})?"
 )
-_PARTITIONS = (("cn-", "aws-cn"), ("us-gov-", "aws-us-gov"))
 
 
 class Function(NamedTuple):
@@ -61,7 +59,7 @@ def function(manifest: Manifest) -> Function:
     variables = environment(manifest)
     _check_size(variables)
     repository, tag = image["repository"], image["tag"] or "latest"
-    partition = next((name for start, name in _PARTITIONS if image["region"].startswith(start)), "aws")
+    partition = partition_of(image["region"])
     return Function(
         name=manifest.name,
         image=f"{repository}@{manifest.image.partition('@')[2]}" if "@" in manifest.image else "",
@@ -86,8 +84,6 @@ def _check(manifest: Manifest, region: str) -> None:
         raise ManifestError(
             f"region is {manifest.region} and the image's is {region}; want the same, as Lambda takes images of its own"
         )
-    if len(manifest.name) > MAX_NAME:
-        raise ManifestError(f"name has {len(manifest.name)} characters; want {MAX_NAME} at most on Lambda")
     if manifest.grpc:
         raise ManifestError("grpc is true; want false, as Lambda passes no gRPC")
     for name, value, unit, allowed in (

@@ -7,19 +7,27 @@ from collections.abc import Mapping
 from handlers.deploy import templates
 from handlers.deploy.lambda_function import Function, function
 from handlers.deploy.manifest import Manifest
+from handlers.deploy.parse import ManifestError
 from handlers.deploy.yaml_text import headed, without
 
 _OF_ONE_MODEL = ("modelName", "modelBucket", "modelPrefix", "modelConfig", "logLevel")
-_CONDITIONS_OF_ONE_MODEL = ("ModelConfig", "HasConfig")
+_CONDITIONS_OF_ONE_MODEL = ("ModelConfig", "ModelPlace", "HasConfig")
+_MAX_ROLE = 64
 
 
 def render(manifest: Manifest) -> Mapping[str, str]:
     """Return serverless.yml.
 
     Raises:
-        ManifestError: Lambda has no such functions.
+        ManifestError: Lambda has no such functions, or the framework would give the role a name that IAM refuses.
     """
     made = function(manifest)
+    most = _MAX_ROLE - len(f"-dev-{made.region}-lambdaRole")
+    if len(made.name) > most:
+        raise ManifestError(
+            f"name has {len(made.name)} characters; want {most} at most with the Serverless Framework, which names the "
+            f"role NAME-dev-{made.region}-lambdaRole, and IAM takes {_MAX_ROLE}"
+        )
     text = without(templates.text("serverless.yml"), 2, _OF_ONE_MODEL)
     service = templates.parse(without(text, 4, _CONDITIONS_OF_ONE_MODEL))
     service["service"] = made.name

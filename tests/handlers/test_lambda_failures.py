@@ -17,7 +17,7 @@ from handlers.build import build_server
 from handlers.lambda_events import read_head, write
 from handlers.lambda_failures import InvocationFailed
 from handlers.lambda_function import Function, Terms, answer_by
-from handlers.lambda_walls import MAX_ANSWER, MAX_BALANCERS, within_walls
+from handlers.lambda_walls import MAX_ANSWER, within_walls
 from handlers.settings import SettingsError, read_settings
 from runtime.contract import Answer, Contract
 from tests.conftest import DIGITS
@@ -36,6 +36,8 @@ from tests.servers.lambda_events import (
 from tests.servers.runtime_api import environment
 from tests.servers.seaweedfs import SeaweedFS
 
+# As AWS documents it; MAX_ANSWER is held by its emulator.
+MAX_BALANCERS = 1_048_576
 PREDICT = "/v1/models/digits:predict"
 SEVEN = (DIGITS / "seven.json").read_bytes()
 JSON = {"content-type": "application/json"}
@@ -133,7 +135,11 @@ def test_statuses_that_are_none_of_errors_are_refused(text: str) -> None:
         read_settings({"lambda_error_statuses": text})
 
 
-@pytest.mark.parametrize("text", ["s3://bucket", "bucket/answers", "https://bucket/answers", "s3://"])
+@pytest.mark.parametrize(
+    "text",
+    ["s3://bucket", "bucket/answers", "https://bucket/answers", "s3://", "s3:///x", "s3://b/../x", "s3://b//x",
+     "s3://minio:9000/b", "file:///a/../b", "file://"],
+)  # fmt: skip
 def test_outputs_are_below_a_place_in_a_bucket(text: str) -> None:
     with pytest.raises(SettingsError, match="lambda_outputs is"):
         read_settings({"lambda_outputs": text})
@@ -369,3 +375,10 @@ def test_a_base_path_that_no_event_tells_is_set(tmp_path: Path) -> None:
             assert function(shape("POST", f"/ml{PREDICT}", {}, JSON, SEVEN), None)["statusCode"] == 200
             assert function(shape("POST", PREDICT, {}, JSON, SEVEN), None)["statusCode"] == 200
             assert function(shape("POST", f"/mlx{PREDICT}", {}, JSON, SEVEN), None)["statusCode"] in (400, 404)
+        # Behind a stage, of which the event tells.
+        for route in ("$default", "ANY /ml/{proxy+}"):
+            event = http_api("POST", f"/prod/ml{PREDICT}", {}, JSON, SEVEN) | {"routeKey": route}
+            event |= {"pathParameters": {"proxy": PREDICT[1:]}}
+            event["requestContext"]["stage"] = "prod"
+            assert function(event, None)["statusCode"] == 200
+            assert function(event | {"rawPath": f"/prod/mlx{PREDICT}"}, None)["statusCode"] in (400, 404)

@@ -242,6 +242,63 @@ def test_what_is_no_request_is_told_what_is(event: Any, what: str, function: Fun
     )
 
 
+HOSTILE: Mapping[str, Event] = {
+    "no path": {"path": None, "rawPath": None},
+    "no address": {"requestContext": {"http": {"method": "GET"}, "elb": {}}, "version": "2.0"},
+    "an identity that is none": {"requestContext": {"identity": 5}, "resource": "/", "path": "/docs"},
+    "a port that is none": {"headers": {"x-forwarded-port": "x", "host": "a"}, "multiValueHeaders": None},
+    "an address of six": {"headers": {"host": "[2600:1f18::1]"}, "multiValueHeaders": None},
+    "a host with a port that is none": {"headers": {"host": "a:b"}, "multiValueHeaders": None},
+    "characters that are none": {
+        "headers": {"a\ud800": "\ud800"},
+        "multiValueHeaders": None,
+        "rawQueryString": "\ud800",
+    },
+    "a query that is none": {"queryStringParameters": 5, "multiValueQueryStringParameters": 5, "rawQueryString": 5},
+    "cookies that are none": {"cookies": 5},
+    "headers that are none": {"headers": 5, "multiValueHeaders": 5},
+    "a body that is none": {"body": 5},
+    "a body that is no base64": {"body": "a", "isBase64Encoded": True},
+}
+
+
+@pytest.mark.parametrize("shape", EVENT_BUILDERS)
+def test_whatever_there_is_in_an_event_its_pages_are_answered(
+    shape: str, function: Function, capsys: pytest.CaptureFixture[str]
+) -> None:
+    statuses: dict[str, list[int]] = {}
+    for name, fields in HOSTILE.items():
+        for path in ("/docs", "/openapi.json", "/nothing", "/"):
+            event = EVENT_BUILDERS[shape]("GET", path, {}, {}, b"") | fields
+            if "requestContext" in fields and read_head(event) is None:
+                continue
+            statuses.setdefault(name, []).append(function(event, Context())["statusCode"])
+    found = [200, 200, 404, 404]
+    assert {name: told for name, told in statuses.items() if name in ("headers that are none", "a body that is none",
+        "a body that is no base64")} == dict.fromkeys(list(HOSTILE)[-3:], [400] * 4)  # fmt: skip
+    assert statuses["no path"] == [404] * 4
+    assert all(statuses[name] == found for name in list(HOSTILE)[3:-3])
+    # Each failure is a line.
+    failed = sum(status != 200 for told in statuses.values() for status in told)
+    assert capsys.readouterr().out.count("ClientErrors") == 2 * failed
+
+
+@pytest.mark.parametrize("shape", EVENT_BUILDERS)
+@pytest.mark.parametrize("moment", [10**400, float("inf"), float("nan"), -1, True, "now", None])
+def test_a_moment_that_is_none_ends_nothing(shape: str, moment: Any, function: Function) -> None:
+    event = EVENT_BUILDERS[shape]("POST", PREDICT, {}, JSON, SEVEN)
+    event["requestContext"] |= {"timeEpoch": moment, "requestTimeEpoch": moment}
+    assert function(event, None)["statusCode"] == 200
+
+
+@pytest.mark.parametrize("shape", EVENT_BUILDERS)
+@pytest.mark.parametrize("path", ["/docs", "/openapi.json"])
+def test_head_of_a_page_has_no_body(shape: str, path: str, function: Function) -> None:
+    answer, page = (function(EVENT_BUILDERS[shape](verb, path, {}, {}, b""), None) for verb in ("HEAD", "GET"))
+    assert (answer["statusCode"], answer["body"]) == (200, "")
+    assert response_headers(answer)["content-length"] == [str(len(response_body(page)))]
+
+
 @pytest.mark.parametrize(
     ("method", "uri", "body", "status"),
     [
@@ -260,6 +317,15 @@ def test_an_event_of_cloudfront_is_still_mangums(
     assert answer["status"] == status
     if status == 404:
         assert "d/x" in answer["body"]
+
+
+@pytest.mark.parametrize(
+    "cf", ["cf", {}, {"request": 5}, {"request": {"uri": 5}}, {"request": {"uri": "/docs", "headers": {"host": []}}}]
+)
+def test_an_event_of_cloudfront_that_is_none_is_unknown(cf: Any, function: Function) -> None:
+    with pytest.raises(InvocationFailed) as error:
+        function({"Records": [{"cf": cf}]}, None)
+    assert error.value.exception_type == "UnknownEvent"
 
 
 class Context:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -186,6 +187,23 @@ def test_nothing_is_written_outside(key: str, function: Function, answers: Path)
     assert "below one of" in failure_of(function, {**ASKED, "output": "s3://my-models/vision/digits/2/model.xml"}).msg
 
 
+def test_no_answer_takes_the_place_of_a_models_files(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        models.save(models.doubler(), tmp_path / "models" / name)
+    file = two(tmp_path, f"{tmp_path}/models/one", f"file://{tmp_path}/models/two/")
+    outputs = f"file://{tmp_path}/models,file://{tmp_path}/models/two,file://{tmp_path}"
+    with serving(tmp_path, model_config_file=file, is_lazy=True, lambda_outputs=outputs) as (function, _):
+        for key in ("models/one/2/model.xml", "models/two/1/model.xml", "models/two", "models.json"):
+            before = (tmp_path / "models.json").read_bytes()
+            event = {"model": "m0", "instances": [[1.0, 2.0]], "output": f"file://{tmp_path}/{key}"}
+            failure = failure_of(function, event)
+            assert failure.msg.endswith("; want a place that has no files of models")
+            assert (tmp_path / "models.json").read_bytes() == before
+        function(event | {"output": f"file://{tmp_path}/models/one-more.json"}, None)
+    assert (tmp_path / "models" / "one-more.json").exists()
+    assert not (tmp_path / "models" / "one" / "2").exists()
+
+
 def test_a_function_that_writes_nothing_says_so(tmp_path: Path) -> None:
     with serving(tmp_path, model_name="digits", model_path=str(DIGITS)) as (function, _):
         failure = failure_of(function, {**ASKED, "output": "s3://answers/a"})
@@ -256,12 +274,46 @@ def test_a_batch_of_which_nothing_succeeds_is_an_error(function: Function, capsy
     assert metrics_of(capsys.readouterr().out)[0]["ClientErrors"] == 2
 
 
-def test_in_a_queue_with_an_order_nothing_overtakes_what_has_failed(function: Function, answers: Path) -> None:
+def test_a_place_that_is_none_fails_its_message_alone(tmp_path: Path) -> None:
+    outputs = f"s3://me@models/x,file://{tmp_path}/answers"
+    with serving(tmp_path, model_name="digits", model_path=str(DIGITS), lambda_outputs=outputs) as (function, _):
+        bodies = [{**ASKED, "output": f"{place}/a.json"} for place in outputs.split(",")]
+        event = {"Records": [message(number, body) for number, body in enumerate(bodies)]}
+        assert failed_in(function(event, Context())) == ["m0"]
+    assert (tmp_path / "answers" / "a.json").exists()
+
+
+def test_in_a_queue_with_an_order_nothing_overtakes_what_has_failed(
+    function: Function, answers: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     asked = [{**ASKED, "output": f"file://{answers}/fifo/{number}.json"} for number in range(3)]
     bodies: list[Any] = [asked[0], "no JSON", asked[1], asked[2]]
     event = {"Records": [message(number, body, "q.fifo") for number, body in enumerate(bodies)]}
-    assert failed_in(function(event, None)) == ["m1", "m2", "m3"]
+    assert failed_in(function(event, Context())) == ["m1", "m2", "m3"]
     assert [path.name for path in (answers / "fifo").iterdir()] == ["0.json"]
+    # What waits behind it has not failed.
+    (told,) = metrics_of(capsys.readouterr().out)
+    line = told.pop("line")
+    assert told == {"ClientErrors": 1}
+    assert line["error"].startswith("1 of 4 messages have failed, and 2 behind it wait; the first with InvalidRequest")
+    failure = failure_of(function, {"Records": [message(1, "no JSON", "q.fifo"), message(2, asked[0], "q.fifo")]})
+    assert (failure.exception_type, failure.counts) == ("BatchFailed", {"ClientErrors": 1})
+
+
+def test_models_of_messages_that_could_not_be_loaded_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken" / "1").mkdir(parents=True)
+    (tmp_path / "broken" / "1" / "model.xml").write_text("<no model>")
+    (tmp_path / "broken" / "1" / "model.bin").write_bytes(b"")
+    file, outputs = two(tmp_path, str(DIGITS), str(tmp_path / "broken")), f"file://{tmp_path}/answers"
+    with serving(tmp_path, model_config_file=file, is_lazy=True, lambda_outputs=outputs) as (function, _):
+        asked = [{**ASKED, "model": name, "output": f"{outputs}/{name}.json"} for name in ("m1", "m0")]
+        event = {"Records": [message(0, "no JSON"), message(1, asked[0]), message(2, asked[1])]}
+        assert failed_in(function(event, Context())) == ["m0", "m1"]
+    (told,) = metrics_of(capsys.readouterr().out)
+    del told["line"]
+    assert told == {"ClientErrors": 1, "ServerErrors": 1, "ModelLoadFailures": 1}
 
 
 def test_messages_for_which_there_is_no_time_go_back(function: Function, answers: Path) -> None:
@@ -350,6 +402,17 @@ def test_the_file_with_the_models_is_read_anew_when_it_changes(become: SeaweedFS
         assert function(created("models", "configured/models.json"), Context())["ignored"] == []
         assert server.repositories.keys() == {"one", "digits"}
         assert function(ASKED, None)["predictions"][0]["digit"] == 7
+        # Below a model's place, too, where it is none of its files.
+        configs = [{"config": {"name": "above", "base_path": "s3://models/configured"}}]
+        body = json.dumps({"model_config_list": configs}).encode()
+        for names in (["above"], ["above", "digits"]):
+            if "digits" in names:
+                configs.append({"config": {"name": "digits", "base_path": "s3://models/digits"}})
+                body = json.dumps({"model_config_list": configs}).encode()
+            become.client().put_object(Bucket="models", Key="configured/models.json", Body=body)
+            answer = function(created("models", "configured/models.json"), Context())
+            assert answer == {"models": {}, "ignored": [], "ignored_count": 0}
+            assert list(server.repositories) == names
 
 
 def test_a_bucket_that_cannot_be_read_is_tried_again_by_lambda(become: SeaweedFS, tmp_path: Path) -> None:
@@ -400,6 +463,26 @@ def test_a_ping_ends_before_its_time_is_over(s3: SeaweedFS, tmp_path: Path, monk
             began = time.monotonic()
             assert function({"warmup": True}, Context(0.8)) == {"warm": {}, "pending": ["digits"]}
             assert time.monotonic() - began < 0.8
+            # Others wait for what is under way.
+            threads = threading.active_count()
+            assert function({"warmup": True}, Context(0.1)) == {"warm": {}, "pending": ["digits"]}
+            assert threading.active_count() == threads
+            stall.released.set()
+            assert function({"warmup": True}, Context()) == {"warm": {"digits": "1"}, "pending": []}
+
+
+def test_a_ping_that_finds_a_dead_bucket_is_an_error(
+    s3: SeaweedFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stall = Stall()
+    with FaultProxy(s3.endpoint) as proxy:
+        proxy.use(on(stall, "GET", "list-type"))
+        for name, value in {**s3.reader.env(), "AWS_ENDPOINT_URL_S3": proxy.url}.items():
+            monkeypatch.setenv(name, value)
+        with serving(tmp_path, model_name="digits", model_path="s3://models/digits") as (function, _):
+            failure = failure_of(function, {"warmup": True}, Context(0.2))
+            assert failure.exception_type == "Unavailable"
+            assert failure.msg == "not warm: the storage has not answered yet what there is of digits"
             stall.released.set()
             assert function({"warmup": True}, Context()) == {"warm": {"digits": "1"}, "pending": []}
 

@@ -22,6 +22,7 @@ CHECKOV = ROOT / ".tools" / "checkov"
 LINT = ROOT / ".tools" / "lint"
 MODULE = ROOT / "infra" / "lambda" / "terraform"
 IMAGE = f"123456789012.dkr.ecr.eu-west-1.amazonaws.com/decant@sha256:{'ab' * 32}"
+GIVEN_OSLS = {"image": IMAGE, "modelName": "digits", "modelBucket": "models", "modelPrefix": "vision/digits"}
 _LOGS = "arn:aws:logs:eu-west-1:123456789012:log-group:/aws/lambda/decant-dev-serve"
 
 

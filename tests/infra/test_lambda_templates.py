@@ -13,14 +13,17 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from handlers.settings import PREFIX, Settings
+from handlers.configuration import read
+from handlers.settings import PREFIX, Settings, read_settings
 from tests.handlers.deploy.policies import admits
 from tests.infra.cloudformation import Refused, stack
 from tests.infra.functions import (
     CHECKOV,
+    GIVEN_OSLS,
     IMAGE,
     LINT,
     MODULE,
@@ -30,13 +33,14 @@ from tests.infra.functions import (
     Refusal,
     of_cloudformation,
     of_terraform,
-    osls,
     package,
     read_hcl,
     terraform,
     translated,
 )
 from tests.servers import ROOT
+from tests.servers.fault_proxy import FaultProxy
+from tests.servers.seaweedfs import SeaweedFS
 
 NEEDS = "needs osls, SAM, checkov and terraform: run infra/ci/install.sh"
 TOOLS = (shutil.which("node"), OSLS.exists(), SAM.exists(), CHECKOV.exists(), LINT.exists(), shutil.which("terraform"))
@@ -88,7 +92,6 @@ CASES = {
          "model_config_file": "s3://models/vision/digits/config.json"},
     ),
 }  # fmt: skip
-GIVEN_OSLS = {"image": IMAGE, "modelName": "digits", "modelBucket": "models", "modelPrefix": "vision/digits"}
 GIVEN_SAM = {"ImageUri": IMAGE, "ModelName": "digits", "ModelBucket": "models", "ModelPrefix": "vision/digits"}
 GIVEN_TERRAFORM = {
     "function_name": "decant-dev-serve", "image_uri": IMAGE, "models": {"digits": "s3://models/vision/digits"}
@@ -98,12 +101,6 @@ GIVEN_TERRAFORM = {
 @pytest.fixture(scope="module")
 def sam_template() -> dict[str, Any]:
     return translated(TEMPLATE.read_text(), **GIVEN_SAM)
-
-
-@pytest.fixture(scope="module")
-def osls_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of the file as it stands."""
-    return package(tmp_path_factory.mktemp("osls"), **GIVEN_OSLS)
 
 
 @pytest.fixture(scope="module")
@@ -250,6 +247,32 @@ def test_its_role_reads_these_models_and_nothing_else(
     assert admits(made[case, tool].statements, action, resource, prefix) is allowed
 
 
+@pytest.mark.parametrize("key", ["settings/of/config.json", "config.json"])
+def test_a_configuration_anywhere_may_be_read_as_it_is_read(
+    key: str, s3: SeaweedFS, tmp_path: Path, module: dict[str, list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3.create_bucket("configured")
+    s3.admin.client().put_object(Bucket="configured", Key=key, Body=b"{}")
+    statements = of_terraform(
+        tmp_path, module, **GIVEN_TERRAFORM, model_config_file=f"s3://configured/{key}"
+    ).statements
+    for client in ("obstore", "sdk"):
+        with FaultProxy(s3.endpoint) as proxy:
+            for name, value in {**s3.admin.env(), "AWS_ENDPOINT_URL_S3": proxy.url}.items():
+                monkeypatch.setenv(name, value)
+            settings = read_settings({"storage_client": client, "model_config_file": f"s3://configured/{key}"})
+            assert read(settings.model_config_file, settings.storage_options()) == b"{}"
+            requests = [urlsplit(request.path) for request in proxy.requests]
+        asked = []
+        for path, query in ((url.path, parse_qs(url.query)) for url in requests):
+            arn = f"arn:aws:s3:::{path.strip('/')}"
+            action = "s3:ListBucket" if "list-type" in query else "s3:GetObject"
+            asked.append(admits(statements, action, arn, query.get("prefix", [None])[0]))
+        assert len(asked) >= 2
+        assert all(asked)
+    assert not admits(statements, "s3:GetObject", "arn:aws:s3:::configured/others.json")
+
+
 @TOOL
 @pytest.mark.parametrize("case", list(CASES))
 def test_its_role_may_use_the_key_and_trace_where_that_is_asked_for(made: Each, tool: str, case: str) -> None:
@@ -295,18 +318,25 @@ def test_snap_start_excludes_what_lambda_does(
     parameters = {"SnapStart": "true", "EphemeralStorage": "512", "ProvisionedConcurrency": "1"}
     with pytest.raises(Refused, match="SnapStart excludes ProvisionedConcurrency"):
         stack(sam_template, {**GIVEN_SAM, **parameters})
-    (tmp_path / "a").mkdir()
     with pytest.raises(Refusal, match=r"want an ephemeral_storage_size of 512"):
-        of_terraform(tmp_path / "a", module, **GIVEN_TERRAFORM, snap_start=True)
-    (tmp_path / "b").mkdir()
-    done = osls(tmp_path / "b", "package", **GIVEN_OSLS, snapStart="true", provisionedConcurrency="1")
-    assert done.returncode != 0
-    assert "SnapStart does not support provisioned concurrency" in done.stdout + done.stderr
+        of_terraform(tmp_path, module, **GIVEN_TERRAFORM, snap_start=True)
+    # The framework refuses both as well, and sooner.
     template = json.loads(osls_template.read_text())
     with pytest.raises(Refused, match=r"512 MB of /tmp; want an ephemeralStorage of 512"):
         stack(template, {"SnapStartAndStorage": "true 1024"})
+    with pytest.raises(Refused, match=r"snapStart excludes provisionedConcurrency; want one of them"):
+        stack(template, {"SnapStartAndInstances": "true 1"})
     with pytest.raises(Refused, match=r"httpApi is JWT; want a jwtIssuer and a jwtAudience"):
         stack(template, {"HttpApiAndToken": f"JWT {ISSUER} "})
+
+
+@pytest.mark.parametrize("prefix", ["vision/digits/", "/vision", "*", "a?b", "a$b", ""])
+def test_a_prefix_that_means_more_or_less_to_iam_is_refused_by_osls(prefix: str, osls_template: Path) -> None:
+    template = json.loads(osls_template.read_text())
+    place = template["Parameters"]["ModelPlace"]["Default"]
+    assert place == "models/vision/digits"
+    with pytest.raises(Refused, match="want a modelBucket, and a modelPrefix without a slash at either end"):
+        stack(template, {"ModelPlace": place.replace("vision/digits", prefix)})
 
 
 @pytest.mark.parametrize(

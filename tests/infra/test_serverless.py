@@ -16,7 +16,7 @@ import pytest
 from handlers.settings import PREFIX, Settings
 from tests.handlers.deploy.policies import admits
 from tests.infra.cloudformation import PSEUDO, stack
-from tests.infra.functions import IMAGE, LINT, OSLS, osls, package
+from tests.infra.functions import GIVEN_OSLS, IMAGE, LINT, OSLS, osls
 
 NEEDS_NODE = "needs Node 20.19 or newer and osls: run infra/ci/install.sh"
 pytestmark = [
@@ -25,21 +25,10 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("node") is None or not OSLS.exists(), reason=NEEDS_NODE),
 ]
 
-GIVEN = {"image": IMAGE, "modelName": "digits", "modelBucket": "models", "modelPrefix": "vision/digits"}
-
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return package(tmp_path_factory.mktemp("serverless"), **GIVEN)
-
-
-@pytest.fixture(scope="module")
-def resources(template: Path) -> dict[str, Any]:
-    return resources_of(template)
-
-
-def resources_of(template: Path) -> dict[str, Any]:
-    return stack(json.loads(template.read_text()), {})
+def resources(osls_template: Path) -> dict[str, Any]:
+    return stack(json.loads(osls_template.read_text()), {})
 
 
 def properties(resources: dict[str, Any], kind: str) -> Any:
@@ -48,7 +37,7 @@ def properties(resources: dict[str, Any], kind: str) -> Any:
 
 
 def test_the_file_can_be_printed_without_an_account(tmp_path: Path) -> None:
-    done = osls(tmp_path, "print", "--format=json", **GIVEN)
+    done = osls(tmp_path, "print", "--format=json", **GIVEN_OSLS)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(done.stdout)["provider"]["ecr"]["images"]["decant"]["uri"] == IMAGE
 
@@ -56,7 +45,7 @@ def test_the_file_can_be_printed_without_an_account(tmp_path: Path) -> None:
 def test_what_must_be_given_is_asked_for_by_name(tmp_path: Path) -> None:
     done = osls(tmp_path, "package")
     assert done.returncode != 0
-    assert [name for name in GIVEN if f'"custom.{name}": Value not found' not in done.stdout + done.stderr] == []
+    assert [name for name in GIVEN_OSLS if f'"custom.{name}": Value not found' not in done.stdout + done.stderr] == []
 
 
 def test_the_function_is_the_image_as_it_was_given(resources: dict[str, Any]) -> None:
@@ -102,9 +91,13 @@ def test_its_role_writes_its_own_logs(resources: dict[str, Any], action: str, gr
 
 
 @pytest.mark.skipif(not LINT.exists(), reason="needs cfn-lint: run infra/ci/install.sh")
-def test_cfn_lint_has_nothing_to_say(template: Path) -> None:
+def test_cfn_lint_has_nothing_to_say(osls_template: Path) -> None:
     environ = {**os.environ, "PYTHONPATH": str(LINT)}
     done = subprocess.run(
-        [sys.executable, LINT / "bin" / "cfn-lint", template], env=environ, capture_output=True, text=True, check=False
+        [sys.executable, LINT / "bin" / "cfn-lint", osls_template],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stdout + done.stderr) == (0, "")

@@ -19,7 +19,7 @@ locals {
       threshold   = 1
     }
     server-errors = {
-      description = "More than 1 % of requests were answered with 5xx, which Lambda does not count as errors"
+      description = "Answers of 5xx are more than 1 % of invocations; Lambda does not count them as errors"
       label       = "answers of 5xx, %"
       expression  = "IF(invocations > 0, 100 * answers / invocations, 0)"
       uses        = ["answers", "invocations"]

@@ -58,6 +58,54 @@ run "what_is_said_in_the_environment_wins" {
   }
 }
 
+run "how_the_one_model_is_served_takes_it_not_away" {
+  command = plan
+
+  variables {
+    environment_variables = { DECANT_MODEL_VERSION_POLICY = "{}", DECANT_MODEL_NAME = "other" }
+  }
+
+  assert {
+    condition = output.environment == tomap({
+      DECANT_LOG_LEVEL            = "INFO"
+      DECANT_MODEL_NAME           = "other"
+      DECANT_MODEL_PATH           = "s3://my-models/vision/digits"
+      DECANT_MODEL_VERSION_POLICY = "{}"
+    })
+    error_message = "is ${jsonencode(output.environment)}"
+  }
+}
+
+run "another_model_may_be_said_whole" {
+  command = plan
+
+  variables {
+    models                = { a = "s3://my-models/a", b = "s3://my-models/b" }
+    environment_variables = { DECANT_MODEL_NAME = "a", DECANT_MODEL_PATH = "s3://my-models/a" }
+  }
+
+  assert {
+    condition     = !can(output.environment.DECANT_MODEL_CONFIG)
+    error_message = "is ${jsonencode(output.environment)}"
+  }
+}
+
+run "a_configuration_at_the_root_of_a_bucket" {
+  command = plan
+
+  variables {
+    model_config_file = "s3://my-settings/config.json"
+  }
+
+  assert {
+    condition = [
+      for one in jsondecode(output.policy).Statement : try(one.Condition, null)
+      if one.Action == ["s3:ListBucket"] && one.Resource == ["arn:aws:s3:::my-settings"]
+    ] == [null]
+    error_message = "is ${output.policy}"
+  }
+}
+
 run "another_partition" {
   command = plan
 

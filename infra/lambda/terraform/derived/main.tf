@@ -11,7 +11,11 @@ locals {
     bucket => distinct([for place in local.places : place.prefix if place.bucket == bucket])
   }
 
-  models_given = anytrue([for name in keys(var.environment_variables) : startswith(name, "DECANT_MODEL_")])
+  # What says which models there are, and not merely how to serve the one.
+  models_given = anytrue([
+    for names in [["CONFIG"], ["CONFIG_FILE"], ["NAME", "PATH"]] :
+    alltrue([for name in names : contains(keys(var.environment_variables), "DECANT_MODEL_${name}")])
+  ])
   own = (
     var.model_config_file != "" ? { DECANT_MODEL_CONFIG_FILE = var.model_config_file } :
     local.models_given ? {} :

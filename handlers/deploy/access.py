@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple, cast
 from urllib.parse import unquote, urlsplit
@@ -9,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 from handlers.deploy.manifest import Manifest
 
 Scheme = Literal["s3", "gs", "az", ""]
+_PARTITIONS = (("cn-", "aws-cn"), ("us-gov-", "aws-us-gov"))
 
 
 class Place(NamedTuple):
@@ -66,16 +68,32 @@ def _of(scheme: Scheme, found: Iterable[Place]) -> Iterable[Place]:
     return (one for one in found if one.scheme == scheme)
 
 
-def gcs_condition(place: Place) -> str:
-    """Return the condition of a bucket's IAM binding, in CEL, that leaves of it what is below a prefix.
+def gcs_condition(place: Place, *others: Place) -> str:
+    """Return the condition of a bucket's IAM binding, in CEL, that leaves of it what is below prefixes.
 
     Listing is a right on the bucket. Which prefix a request lists cannot be asked here, so names can be listed of all
-    that is in the bucket; bytes can be read of this model alone. Empty, for no condition, if the prefix is.
+    that is in the bucket; bytes can be read of these models alone. Empty, for no condition, if a prefix is.
+
+    Args:
+        others: in the same bucket.
     """
-    if not place.prefix:
+    prefixes = [one.prefix for one in (place, *others)]
+    if "" in prefixes:
         return ""
     bucket = f"projects/_/buckets/{place.bucket}"
-    return f'resource.name == "{bucket}" || resource.name.startsWith("{bucket}/objects/{place.prefix}/")'
+    objects = (f'resource.name.startsWith("{bucket}/objects/{prefix}/")' for prefix in prefixes)
+    return " || ".join([f'resource.name == "{bucket}"', *objects])
+
+
+def aws_policy(manifest: Manifest) -> str:
+    """Return the policy, as IAM takes it, that lets a role read the models on S3, and nothing else."""
+    statements = aws_statements(manifest, partition_of(manifest.region))
+    return f"{json.dumps({'Version': '2012-10-17', 'Statement': statements}, indent=2)}\n"
+
+
+def partition_of(region: str) -> str:
+    """Return the part of AWS that a region, which may be empty, is in, as ARNs have it."""
+    return next((name for start, name in _PARTITIONS if region.startswith(start)), "aws")
 
 
 def _is_within(one: Place, other: Place) -> bool:

@@ -33,10 +33,24 @@ _MAX_STRING = 4096
 
 _NAME = re.compile(r"(?a)[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 _MODEL_NAME = re.compile(r"\w[\w.+@~-]{0,254}")
-_IMAGE = re.compile(r"(?a)[A-Za-z0-9][\w./:-]{0,400}(@sha256:[0-9a-f]{64})?")
+_COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
+# As registries have it: a host's name may have capitals, a repository's not.
+_IMAGE = re.compile(
+    r"(?a)(?=.{1,400}\Z)"
+    r"(?:(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)*[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?::\d{1,5})?/)?"
+    rf"{_COMPONENT}(?:/{_COMPONENT})*(?::\w[\w.-]{{0,127}})?(?:@sha256:[0-9a-f]{{64}})?"
+)
 _REGION = re.compile(r"(?a)[a-z0-9-]{0,63}")
 _ACCOUNT = re.compile(r"(?a)[a-z0-9]{3,24}")
-_BUCKET = re.compile(r"(?a)[A-Za-z0-9][A-Za-z0-9._-]{1,220}[A-Za-z0-9]")
+_BUCKETS = {
+    # Those of before 2018 may have capitals and underscores.
+    "s3": (re.compile(r"(?a)[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]"), "letters, digits and ._-"),
+    "gs": (re.compile(r"(?a)[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"), "lower-case letters, digits and ._-"),
+    "az": (
+        re.compile(r"(?a)(?=.{3,63}\Z)[a-z0-9]+(?:-[a-z0-9]+)*"),
+        "3 to 63 lower-case letters, digits and single hyphens",
+    ),
+}
 # No wildcard of any policy, no variable of any template, nothing to be quoted in any of them.
 _PREFIX = re.compile(r"(?a)[\w.=+@,~/-]{0,900}")
 _SIZE = re.compile(r"(?a)(\d{1,9}(?:\.\d{1,3})?) ?(?:([MGT])(?:i?B?)?)?")
@@ -285,9 +299,10 @@ def _base_path(where: str, value: object) -> str:
     bucket, _, prefix = rest.partition("/")
     if scheme == "s3" and ":" in bucket and "@" not in bucket:
         _refuse(where, value, "s3://bucket/prefix, and the server in settings.s3_endpoint")
-    if not _BUCKET.fullmatch(bucket):
+    pattern, characters = _BUCKETS[_SCHEMES[scheme]]
+    if not pattern.fullmatch(bucket):
         # There may be a password in it.
-        raise ManifestError(f"{where} names no bucket after {scheme}://; want {_PATH}")
+        raise ManifestError(f"{where} names no bucket after {scheme}://; want {_PATH}, with a bucket of {characters}")
     prefix = prefix.strip("/")
     if not _PREFIX.fullmatch(prefix) or not _is_plain(prefix):
         raise ManifestError(
@@ -369,6 +384,10 @@ def _check_together(manifest: Manifest) -> None:
             settings.require_workers()
     except (SettingsError, ValueError) as exc:
         raise ManifestError(f"settings: {exc}") from exc
+    for name, most in (("memory", manifest.memory), ("disk", manifest.disk)):
+        if getattr(settings, f"{name}_budget") > most << 20:
+            given = manifest.settings[f"{name}_budget"]
+            _refuse(f"settings.{name}_budget", given, f"{name}, which is {most}Mi, at most, or more {name}")
     names = [model.name for model in manifest.models]
     for name in settings.preload:
         if name not in names:
@@ -377,7 +396,7 @@ def _check_together(manifest: Manifest) -> None:
 
 _NAME_WANTED = "a name of at most 63 lower-case letters, digits and hyphens that begins with a letter"
 _MODEL_NAME_WANTED = "what clients call the model: letters, digits and ._+@~-"
-_IMAGE_WANTED = "a container image, such as registry.example.com/decant:1.0 or one with @sha256:…"
+_IMAGE_WANTED = "an image in lower case, such as registry.example.com/decant:1.0 or one with @sha256:…"
 _WANTED = {"name": _NAME_WANTED, "image": _IMAGE_WANTED, "models": "a list of models, each with name and base_path"}
 _READ: Mapping[str, Callable[[str, object], Any]] = {
     "name": _matching(_NAME, _NAME_WANTED),

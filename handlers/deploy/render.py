@@ -24,8 +24,8 @@ from handlers.deploy.targets import NEXT, renderer
 from runtime.errors import shown
 
 RECORD = ".rendered"
-"""In each target's directory: JSON with the SHA-256 of each file that was written there, by name. It is not called
-.json, as kubectl would apply that."""
+"""In each target's directory: JSON with the SHA-256 of each file that was written there, by name, or the two that it
+may have if the writing was ended midway. It is not called .json, as kubectl would apply that."""
 _MAX_RECORD = 1 << 20
 
 
@@ -56,6 +56,8 @@ class Plan(NamedTuple):
     taken: Sequence[str]
     """Somebody else's, or edited: in the way."""
     record: Mapping[str, str]
+    pending: Mapping[str, str]
+    """The record while files are written: what is there may be as it was, or new."""
 
 
 def read(path: str) -> Manifest:
@@ -160,21 +162,26 @@ def _plan(one: Rendered, output: Path) -> Plan:
     directory = output / one.target
     before = _recorded(directory)
     new = {name: text.encode() for name, text in one.files.items()}
+    record = {name: _digest(content) for name, content in new.items()}
+    pending = before | record
     written, unchanged, taken = {}, [], []
     for name, content in new.items():
         _check_inside(directory, name)
         path = directory / name
-        if _digest_of(path) == _digest(content):
+        there = _digest_of(path)
+        if there == _digest(content) and (path.stat().st_mode & 0o100 or not _is_program(content)):
             unchanged.append(name)
             continue
         written[name] = content
-        if os.path.lexists(path) and (name not in before or _digest_of(path) != before[name]):
+        is_ours = there in (_digest(content), *before.get(name, "").split())
+        if os.path.lexists(path) and not is_ours:
             taken.append(name)
+        elif there:
+            pending[name] = f"{there} {_digest(content)}"
     gone = [name for name in before if name not in new and os.path.lexists(directory / name)]
-    removed = [name for name in gone if _digest_of(directory / name) == before[name]]
+    removed = [name for name in gone if _digest_of(directory / name) in before[name].split()]
     orphaned = [name for name in gone if name not in removed]
-    record = {name: _digest(content) for name, content in new.items()}
-    return Plan(directory, written, unchanged, removed, orphaned, taken, record)
+    return Plan(directory, written, unchanged, removed, orphaned, taken, record, pending)
 
 
 def _say(plan: Plan, is_forced: bool) -> Iterator[str]:
@@ -187,6 +194,9 @@ def _say(plan: Plan, is_forced: bool) -> Iterator[str]:
 
 
 def _carry_out(plan: Plan) -> Iterator[str]:
+    if plan.written:
+        plan.directory.mkdir(parents=True, exist_ok=True)
+        _write_record(plan, plan.pending)
     for name, content in plan.written.items():
         path = plan.directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -197,7 +207,11 @@ def _carry_out(plan: Plan) -> Iterator[str]:
         (plan.directory / name).unlink()
         yield f"removed {plan.directory / name}"
     yield from (f"left, as it was edited: {plan.directory / name}" for name in plan.orphaned)
-    _replace(plan.directory / RECORD, f"{json.dumps(plan.record, indent=2, sort_keys=True)}\n".encode())
+    _write_record(plan, plan.record)
+
+
+def _write_record(plan: Plan, record: Mapping[str, str]) -> None:
+    _replace(plan.directory / RECORD, f"{json.dumps(record, indent=2, sort_keys=True)}\n".encode())
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -233,7 +247,9 @@ def _recorded(directory: Path) -> dict[str, str]:
         return {}
     if not isinstance(record, dict):
         return {}
-    return {name: digest for name, digest in record.items() if _is_name_inside(directory, name)}
+    return {
+        name: digest for name, digest in record.items() if isinstance(digest, str) and _is_name_inside(directory, name)
+    }
 
 
 def _is_name_inside(directory: Path, name: str) -> bool:

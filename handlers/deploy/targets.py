@@ -18,7 +18,7 @@ TARGETS: Mapping[str, str] = {
     "cloud-run": "Google Cloud Run: the service, and the commands for its account and rights",
     "container-apps": "Azure Container Apps: Bicep with its parameters",
     "knative": "a Knative Service",
-    "helm": "values for the chart, for any Kubernetes",
+    "helm": "the chart and its values, for any Kubernetes",
     "kserve": "a ClusterServingRuntime and an InferenceService for each model",
     "compose": "docker compose",
 }
@@ -31,7 +31,7 @@ NEXT: Mapping[str, str] = {
     "cloud-run": "{directory}/deploy.sh",
     "container-apps": "{directory}/deploy.sh",
     "knative": "{directory}/deploy.sh",
-    "helm": "helm upgrade --install {name} infra/helm --values {directory}/values.yaml",
+    "helm": "helm upgrade --install {name} {directory}/chart --values {directory}/values.yaml",
     "kserve": "kubectl apply -f {directory}",
     "compose": "docker compose --file {directory}/compose.yaml up",
 }

@@ -10,10 +10,11 @@ from handlers.deploy.access import Place, places
 from handlers.deploy.deadlines import deadlines
 from handlers.deploy.environment import environment
 from handlers.deploy.manifest import Manifest
-from handlers.settings import PREFIX
+from handlers.settings import PREFIX, Settings
 
 SCRATCH = 64
 """MiB of a tmpfs beside what is downloaded: bodies of requests, sockets."""
+MEMORY_SHARE = 0.7
 LONGEST = 3600
 """Seconds: nothing here cuts a request or a stop, so that is a manifest's own limit."""
 GRACE = 7
@@ -73,7 +74,7 @@ def _service(manifest: Manifest, found: Iterable[Place]) -> dict[str, Any]:
         "memory": f"{manifest.memory + _disk(manifest, found)}M",
     }
     service["restart"] = template["restart"]
-    shutdown = float(variables.get(f"{PREFIX}SHUTDOWN_TIMEOUT") or 8)
+    shutdown = float(variables.get(f"{PREFIX}SHUTDOWN_TIMEOUT") or Settings().shutdown_timeout)
     service["stop_grace_period"] = f"{shutdown + GRACE:g}s"
     return service
 
@@ -85,6 +86,8 @@ def _environment(manifest: Manifest, found: Iterable[Place]) -> dict[str, str | 
         variables[f"{PREFIX}PORT"] = "0"
     if disk := _disk(manifest, found):
         variables.setdefault(f"{PREFIX}DISK_BUDGET", str(disk << 20))
+    # The cache is on a tmpfs, so Decant would take 40 percent of the limit, in which the tmpfs is.
+    variables.setdefault(f"{PREFIX}MEMORY_BUDGET", f"{int(manifest.memory * MEMORY_SHARE)}M")
     schemes = {place.scheme for place in found}
     for scheme, names in _CREDENTIALS.items():
         if scheme in schemes:

@@ -11,6 +11,7 @@ from handlers.deploy import script, templates
 from handlers.deploy.access import place, places
 from handlers.deploy.deadlines import deadlines
 from handlers.deploy.environment import environment
+from handlers.deploy.front import front
 from handlers.deploy.manifest import Manifest
 from handlers.deploy.parse import ManifestError
 
@@ -21,6 +22,8 @@ MEMORY_OF_CORE = 2048
 """MiB, for each core, neither more nor less."""
 DISK: Mapping[float, int] = MappingProxyType({0.25: 1024, 0.5: 2048, 1.0: 4096, MOST_CORES: 8192})
 """MiB of disk that replicas of up to so many cores may have."""
+DISK_RESERVE = 256
+"""MiB of that beside what is downloaded: for logs and libraries' temporary files."""
 LONGEST_NAME = 24
 LONGEST_CONDITION = 8192
 _REGISTRY = ".azurecr.io/"
@@ -112,9 +115,11 @@ def _cores(manifest: Manifest) -> float:
 
     The memory of a replica follows from its cores, and its disk, too.
     """
-    of_disk = next((cores for cores, disk in DISK.items() if manifest.disk <= disk), None)
+    of_disk = next((cores for cores, disk in DISK.items() if manifest.disk + DISK_RESERVE <= disk), None)
     if of_disk is None:
-        raise ManifestError(f"disk is {manifest.disk} MiB; want {DISK[MOST_CORES]} at most on Container Apps")
+        raise ManifestError(
+            f"disk is {manifest.disk} MiB; want {DISK[MOST_CORES] - DISK_RESERVE} at most on Container Apps"
+        )
     # Beyond one core there is one size of disk.
     smallest = of_disk if of_disk < MOST_CORES else 1.0 + _STEP
     wanted = max(manifest.cpu, manifest.memory / MEMORY_OF_CORE, smallest)
@@ -139,6 +144,7 @@ def _prefixes(manifest: Manifest) -> Mapping[str, list[str]]:
 def _variables(manifest: Manifest, cores: float) -> dict[str, str]:
     variables = {
         **deadlines(manifest, longest=LONGEST_REQUEST, window=manifest.timeout + _DRAIN, platform="Container Apps"),
+        **front(manifest, "Container Apps"),
         "DECANT_SHUTDOWN_TIMEOUT": str(manifest.timeout),
         "DECANT_DISK_BUDGET": f"{manifest.disk}M",
         **environment(manifest),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from handlers.deploy import script, templates
 from handlers.deploy.deadlines import deadlines
 from handlers.deploy.environment import environment
+from handlers.deploy.front import front
 from handlers.deploy.knative_service import container, fill
 from handlers.deploy.manifest import Manifest
 
@@ -32,6 +33,7 @@ def render(manifest: Manifest) -> Mapping[str, str]:
     annotations["autoscaling.knative.dev/min-scale"] = str(manifest.min_instances)
     annotations["autoscaling.knative.dev/max-scale"] = str(manifest.max_instances)
     revision = service["spec"]["template"]["spec"]
+    revision["responseStartTimeoutSeconds"] = manifest.timeout
     revision["serviceAccountName"] = manifest.name
     revision["volumes"][0]["emptyDir"]["sizeLimit"] = f"{manifest.disk + DISK_RESERVE}Mi"
     container(service)["envFrom"][0]["secretRef"]["name"] = f"{manifest.name}-credentials"
@@ -47,6 +49,7 @@ def render(manifest: Manifest) -> Mapping[str, str]:
 def _variables(manifest: Manifest) -> dict[str, str]:
     variables = {
         **deadlines(manifest, longest=LONGEST_REQUEST, window=manifest.timeout, platform="Knative"),
+        **front(manifest, "Knative"),
         "DECANT_DISK_BUDGET": f"{manifest.disk}M",
         "DECANT_MEMORY_BUDGET": f"{int(manifest.memory * MEMORY_SHARE)}M",
         **environment(manifest),

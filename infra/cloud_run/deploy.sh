@@ -1,11 +1,13 @@
 #!/bin/sh
-# Deploys the service beside this file to Google Cloud Run. It may be run again: what is there already is kept.
+# Deploys the service beside this file to Google Cloud Run. It may be run again: what is there already is kept, rights
+# on what models were in before among it.
 # Needs gcloud, logged in as somebody who may make service accounts and services, and set the bucket's policy.
 set -eu
 
-SERVICE=decant
 ACCOUNT=decant
+# The service's file, beside this one, and metadata.name in it.
 FILE=service.yaml
+SERVICE=decant
 REGION=${REGION:-}
 PROJECT_ID=${PROJECT_ID:-$(gcloud config get-value project)}
 # Whether requests need no identity.
@@ -60,7 +62,15 @@ if [ "$PUBLIC" = true ]; then
     gcloud run services add-iam-policy-binding "$SERVICE" --region="$REGION" --project="$PROJECT_ID" \
         --member=allUsers --role=roles/run.invoker
 else
-    echo "Nobody may call it yet. To let somebody:"
+    # Let in by an earlier run, perhaps: replacing a service leaves its policy as it is.
+    everybody=$(gcloud run services get-iam-policy "$SERVICE" --region="$REGION" --project="$PROJECT_ID" \
+        --flatten='bindings[].members' --format='value(bindings.members)' \
+        --filter='bindings.role=roles/run.invoker AND bindings.members=allUsers')
+    if [ -n "$everybody" ]; then
+        gcloud run services remove-iam-policy-binding "$SERVICE" --region="$REGION" --project="$PROJECT_ID" \
+            --member=allUsers --role=roles/run.invoker
+    fi
+    echo "It may be called by those whom you let. To let somebody:"
     echo "  gcloud run services add-iam-policy-binding $SERVICE --region=$REGION --project=$PROJECT_ID" \
         "--member=user:YOU@EXAMPLE.COM --role=roles/run.invoker"
 fi

@@ -3,8 +3,9 @@
 # It may be run again. Needs kubectl, and Knative Serving in the cluster.
 set -eu
 
-SERVICE=decant
+# The service's file, beside this one, and metadata.name in it.
 FILE=service.yaml
+SERVICE=decant
 NAMESPACE=${NAMESPACE:-}
 
 here=$(cd "$(dirname "$0")" && pwd)

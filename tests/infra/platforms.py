@@ -241,8 +241,11 @@ class HeldRequest:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=20)
         half = len(SEVEN) // 2
         self._rest = SEVEN[half:]
-        head = f"POST /v1/models/digits:predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(SEVEN)}\r\n\r\n"
-        self._socket.sendall(head.encode() + SEVEN[:half])
+        head = f"POST /v1/models/digits:predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(SEVEN)}\r\n"
+        self._socket.sendall(f"{head}Expect: 100-continue\r\n\r\n".encode())
+        # Until then the connection may not be accepted yet, and who ends does not accept it any more.
+        assert self._socket.recv(25, socket.MSG_WAITALL) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        self._socket.sendall(SEVEN[:half])
 
     def finish(self) -> http.client.HTTPResponse:
         self._socket.sendall(self._rest)

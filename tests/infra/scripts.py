@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -26,6 +25,9 @@ for word in sys.argv[1:]:
         files[path.name] = path.read_text()
 with open(os.environ["COMMANDS"], "a") as log:
     log.write(json.dumps([pathlib.Path(sys.argv[0]).name, sys.argv[1:], files]) + "\\n")
+for word, text in json.loads(os.environ["SAYING"]).items():
+    if word in sys.argv:
+        print(text)
 sys.exit(any(word in sys.argv for word in os.environ["FAILING"].split()))
 """
 
@@ -38,7 +40,13 @@ class Command(NamedTuple):
 
 
 def run_script(
-    script: Path, directory: Path, environ: Mapping[str, str], *, programs: Sequence[str], failing: str = ""
+    script: Path,
+    directory: Path,
+    environ: Mapping[str, str],
+    *,
+    programs: Sequence[str],
+    failing: str = "",
+    saying: Mapping[str, str] | None = None,
 ) -> list[Command]:
     """Run a script and return what it has called.
 
@@ -48,6 +56,7 @@ def run_script(
         environ: what the user has set.
         programs: that there are stand-ins for.
         failing: words; a command with one of them fails.
+        saying: what a command with a word prints.
     """
     tools = directory / "tools"
     tools.mkdir()
@@ -56,7 +65,8 @@ def run_script(
         (tools / name).chmod(0o755)
     log = directory / "commands"
     log.touch()
-    variables = {"PATH": f"{tools}:{os.environ['PATH']}", "COMMANDS": str(log), "FAILING": failing, **environ}
+    variables = {"PATH": f"{tools}:{os.environ['PATH']}", "COMMANDS": str(log), "FAILING": failing}
+    variables |= {"SAYING": json.dumps(saying or {}), **environ}
     done = subprocess.run(["sh", script], env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return [Command(*json.loads(line)) for line in log.read_text().splitlines()]
@@ -74,13 +84,3 @@ def check_script(script: Path) -> None:
         pytest.skip("needs shellcheck in .tools/lint: infra/ci/install.sh")
     done = subprocess.run([SHELLCHECK, "--norc", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
-
-
-_GCS_CONDITION = re.compile(r'resource\.name == "([^"]*)" \|\| resource\.name\.startsWith\("([^"]*)"\)')
-
-
-def gcs_allows(expression: str, resource: str) -> bool:
-    """Whether a condition on a bucket, of the one form that there is here, holds for a resource."""
-    found = _GCS_CONDITION.fullmatch(expression)
-    assert found, expression
-    return resource == found[1] or resource.startswith(found[2])

@@ -11,9 +11,10 @@ import pytest
 
 from handlers.deploy.access import Place, gcs_condition
 from handlers.deploy.to_cloud_run import WINDOW
+from tests.handlers.deploy.policies import cel_admits
 from tests.infra import cloud_run_v2
 from tests.infra.platforms import INFRA, decant_of, load, parse, read_probe, settings_of
-from tests.infra.scripts import Command, check_script, find, gcs_allows, run_script
+from tests.infra.scripts import Command, check_script, find, run_script
 
 DIRECTORY = INFRA / "cloud_run"
 FILES = ("service.yaml", "service-grpc.yaml", "service-sidecar.yaml")
@@ -151,10 +152,10 @@ def test_its_condition_leaves_of_the_bucket_the_names_and_of_the_objects_the_mod
     expression = json.loads(grant.files["condition.json"])["expression"]
     bucket = "projects/_/buckets/my-models"
     # Listing is asked of the bucket.
-    assert gcs_allows(expression, bucket)
-    assert gcs_allows(expression, f"{bucket}/objects/vision/digits/1/model.xml")
+    assert cel_admits(expression, bucket)
+    assert cel_admits(expression, f"{bucket}/objects/vision/digits/1/model.xml")
     for other in (f"{bucket}/objects/vision/digits-2/1/model.xml", f"{bucket}/objects/other", f"{bucket}-2"):
-        assert not gcs_allows(expression, other)
+        assert not cel_admits(expression, other)
     assert expression == gcs_condition(Place("gs", "my-models", "vision/digits"))
 
 
@@ -165,6 +166,7 @@ def test_the_script_fills_in_project_and_region_and_gives_nobody_the_right_to_ca
     assert revision_of(service)["containers"][0]["image"].startswith("europe-west1-docker.pkg.dev/p-1/")
     assert service["metadata"]["labels"]["cloud.googleapis.com/location"] == "europe-west1"
     assert find(commands, "gcloud run services add-iam-policy-binding") == []
+    assert find(commands, "gcloud run services remove-iam-policy-binding") == []
     # It is there already.
     assert find(commands, "gcloud iam service-accounts create") == []
 

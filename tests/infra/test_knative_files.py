@@ -18,7 +18,7 @@ from tests.servers import ROOT
 DIRECTORY = INFRA / "knative"
 TOOLS = ROOT / ".tools" / "kubernetes"
 PLATFORM = {"PORT": "8080", "K_SERVICE": "decant", "K_REVISION": "decant-1", "K_CONFIGURATION": "decant"}
-OF_KNATIVE = ("containerConcurrency", "timeoutSeconds")
+OF_KNATIVE = ("containerConcurrency", "timeoutSeconds", "responseStartTimeoutSeconds")
 """What of a revision is no pod's."""
 OF_REVISIONS = {"containers", "volumes", "serviceAccountName", *OF_KNATIVE}
 """What Knative takes unless a cluster's owner allows more."""
@@ -107,6 +107,8 @@ def test_decant_answers_before_knative_cuts_the_request(service: Any, monkeypatc
     revision = revision_of(service)
     settings = settings_of(revision["containers"][0], monkeypatch, PLATFORM)
     assert settings.load_timeout < revision["timeoutSeconds"] <= 600
+    # Knative's own is 300 where a revision says none, and Decant sends its first byte with its last.
+    assert revision["responseStartTimeoutSeconds"] == revision["timeoutSeconds"]
     if settings.rest_port:
         assert settings.rest_api_timeout_in_ms < revision["timeoutSeconds"] * 1000
     # Which is the pod's grace, too.

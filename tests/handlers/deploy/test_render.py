@@ -6,6 +6,8 @@ import io
 import json
 import os
 import stat
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from handlers.deploy.render import RECORD, OutputError, Rendered, check_name, re
 from handlers.deploy.targets import TARGETS
 from tests.handlers.deploy.manifests import fields, manifest, text
 from tests.handlers.test_cli import decant
+from tests.servers import ROOT
+from tests.servers.processes import clean_environment
 
 # Compose takes models from everywhere.
 TARGET = "compose"
@@ -144,6 +148,25 @@ def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
         lines(tmp_path / "file")
 
 
+def test_what_was_written_before_a_failure_is_known_as_ours(tmp_path: Path) -> None:
+    (tmp_path / TARGET).mkdir()
+    (tmp_path / TARGET / "more").write_text("no directory")
+    for written in (PLAIN, PLAIN._replace(files={**PLAIN.files, "a.yaml": "a: 2\n"})):
+        with pytest.raises(OutputError, match="cannot write"):
+            lines(tmp_path, written)
+    (tmp_path / TARGET / "more").unlink()
+    new = PLAIN._replace(files={**PLAIN.files, "a.yaml": "a: 3\n"})
+    assert lines(tmp_path, new) == ["wrote a.yaml", "wrote more/b.sh"]
+    assert lines(tmp_path, new) == ["unchanged a.yaml", "unchanged more/b.sh"]
+
+
+def test_a_program_that_cannot_be_run_any_more_is_written_again(tmp_path: Path) -> None:
+    lines(tmp_path)
+    (tmp_path / TARGET / "more" / "b.sh").chmod(0o644)
+    assert lines(tmp_path) == ["wrote more/b.sh", "unchanged a.yaml"]
+    assert os.access(tmp_path / TARGET / "more" / "b.sh", os.X_OK)
+
+
 def test_a_dry_run_says_what_would_be_and_does_nothing(tmp_path: Path) -> None:
     output = tmp_path / "out"
     assert lines(output, is_dry=True) == ["would write a.yaml", "would write more/b.sh"]
@@ -202,6 +225,17 @@ def test_the_command_reads_and_writes_standard_streams(example: Path, tmp_path: 
     assert done.stdout == to_stdout([Rendered(TARGET, files, "digits")])
     done = decant("deploy", "render", "--target", TARGET, "--dry_run", "-o", "-", "-", stdin=content)
     assert done.stdout.decode().splitlines() == [f"{TARGET}/{name}" for name in files]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which Linux has")
+def test_a_standard_output_that_takes_nothing_is_a_failure_in_a_line(example: Path) -> None:
+    command = [sys.executable, "-m", "handlers.cli", "deploy", "render", "--target", TARGET, "-o", "-", str(example)]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, check=False, cwd=ROOT, timeout=60, env=clean_environment()
+        )
+    assert done.returncode == 1
+    assert done.stderr.decode() == "decant: cannot write standard output: No space left on device\n"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ What is a platform's own is tested beside that platform.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -25,7 +26,7 @@ from handlers.deploy.render import check_name, render
 from handlers.deploy.targets import NEXT, TARGETS
 from handlers.settings import PREFIX, Settings, kinds, read_flags, read_settings
 from model_cache.repository import LISTING_TTL
-from tests.handlers.deploy.manifests import manifest
+from tests.handlers.deploy.manifests import IMAGE, manifest
 from tests.handlers.deploy.reading import GRANTS, READERS, Files, Said
 from tests.handlers.deploy.reading import helm as helm_says
 from tests.servers import ROOT
@@ -62,9 +63,11 @@ MANIFESTS: Mapping[str, Mapping[str, Any]] = {
     "names": {"names": ("ResNet-50_v1.5", "größe")},
     "deadlines": {"settings": {"load_timeout": 20, "rest_api_timeout_in_ms": 15000, "shutdown_timeout": 6}},
 }
+IMAGES = {"cloud-run": f"europe-docker.pkg.dev/acme/ml/decant@sha256:{'ab' * 32}"}
+"""Where a platform does not take those of the registry that the others' are in."""
 REFUSED = {
     **{(target, "grpc"): "grpc is true; want false" for target in ("lambda", "serverless", "terraform")},
-    ("kserve", "names"): "models: the name 'ResNet-50_v1.5' is no service's; want lower-case letters",
+    ("kserve", "names"): "models: the name 'ResNet-50_v1.5' is no service's; want at most 53 lower-case letters",
     ("cloud-run", "arm64"): "architecture is arm64; want amd64",
     ("container-apps", "arm64"): "architecture is arm64; want amd64",
 }
@@ -72,13 +75,20 @@ REFUSED = {
 
 
 def of(
-    scheme: str, *, names: tuple[str, ...] = ("digits",), options: Mapping[str, Any] | None = None, **others: Any
+    target: str,
+    scheme: str | None = None,
+    *,
+    names: tuple[str, ...] = ("digits",),
+    options: Mapping[str, Any] | None = None,
+    **others: Any,
 ) -> Manifest:
+    """A manifest that a platform can have, with its models where it reads them first of all."""
+    scheme = READS[target][0] if scheme is None else scheme
     models = [{"name": name, "base_path": f"{AT[scheme]}/vision/{name.lower()}", **(options or {})} for name in names]
     # A prefix has fewer characters than a name.
     for model in models:
         model["base_path"] = model["base_path"].encode("ascii", "ignore").decode()
-    return manifest(*models, azure_account="mystorage", **others)
+    return manifest(*models, azure_account="mystorage", image=IMAGES.get(target, IMAGE), **others)
 
 
 def cases() -> Iterator[Any]:
@@ -118,7 +128,7 @@ def chart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Any], 
 
 @pytest.mark.parametrize(("target", "scheme", "case"), [case for case in cases() if case.values[0] != "helm"])
 def test_what_is_rendered_is_the_manifest(target: str, scheme: str, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = of(scheme, **MANIFESTS[case])
+    given = of(target, scheme, **MANIFESTS[case])
     require_same(target, given, READERS[target](rendered(target, given)), monkeypatch)
 
 
@@ -127,7 +137,7 @@ def test_what_is_rendered_is_the_manifest(target: str, scheme: str, case: str, m
 def test_what_the_chart_makes_of_its_values_is_the_manifest(
     target: str, scheme: str, case: str, chart: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = of(scheme, **MANIFESTS[case])
+    given = of(target, scheme, **MANIFESTS[case])
     require_same(target, given, helm_says(rendered(target, given), chart, tmp_path), monkeypatch)
 
 
@@ -173,11 +183,13 @@ RESERVES = ("lambda", "serverless", "terraform")
 NEVER_WITHOUT = ("helm",)
 """Where no request starts the first instance."""
 SOLD_IN_STEPS = ("container-apps",)
+SENDS_AT_A_TIME = ("cloud-run", "container-apps", "knative", "kserve")
+"""Where the platform counts the requests that an instance has."""
 
 
 @pytest.mark.parametrize(("target", "case"), REFUSED)
 def test_what_a_platform_cannot_is_refused_with_what_it_can(target: str, case: str) -> None:
-    rendered, refused = render(of(READS[target][0], **MANIFESTS[case]), [target])
+    rendered, refused = render(of(target, **MANIFESTS[case]), [target])
     assert rendered == []
     assert re.search(REFUSED[target, case], refused[target])
 
@@ -186,26 +198,56 @@ def test_what_a_platform_cannot_is_refused_with_what_it_can(target: str, case: s
     ("target", "scheme"), [(target, scheme) for target in TARGETS for scheme in ANY if scheme not in READS[target]]
 )
 def test_models_in_another_cloud_are_refused_where_the_platform_is_nobody_there(target: str, scheme: str) -> None:
-    _, refused = render(of(scheme), [target])
+    _, refused = render(of(target, scheme), [target])
     assert re.search(rf"\bdigits\b.*{AT[scheme]}/vision/digits.*; want {READS[target][0]}://", refused[target])
+
+
+NO_YAML = "chart/templates/"
+"""Where Helm makes YAML of what is there."""
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_files_have_names_and_are_what_these_say(target: str) -> None:
-    for name, content in rendered(target, of(READS[target][0], region="eu-west-1")).items():
+    for name, content in rendered(target, of(target, region="eu-west-1")).items():
         check_name(name)
         assert content.endswith("\n")
-        if name.endswith((".yaml", ".yml")):
+        if name.endswith((".yaml", ".yml")) and not name.startswith(NO_YAML):
             assert list(YAML().load_all(content))
         if name.endswith(".json"):
             assert json.loads(content)
 
 
+@pytest.mark.parametrize("is_one", [True, False])
+@pytest.mark.parametrize("target", TARGETS)
+def test_readers_of_yaml_1_1_read_the_same(target: str, is_one: bool) -> None:
+    names = ("no",) if is_one else ("on", "y")
+    given = of(target, names=names, options={"batch_size": "1:8"}, name="off")
+    for name, content in rendered(target, given).items():
+        if name.endswith((".yaml", ".yml")) and not name.startswith(NO_YAML):
+            assert scalars(content, (1, 1)) == scalars(content, (1, 2))
+
+
+def scalars(text: str, version: tuple[int, int]) -> list[tuple[str, str]]:
+    """What is in a YAML file, each with the type that it has in this version of YAML."""
+    yaml = YAML(pure=True)
+    yaml.version = version
+
+    def within(node: Any) -> Iterator[tuple[str, str]]:
+        if node.id == "scalar":
+            yield node.tag, node.value
+            return
+        for member in node.value:
+            for part in member if isinstance(member, tuple) else (member,):
+                yield from within(part)
+
+    return [scalar for document in yaml.compose_all(io.StringIO(text)) for scalar in within(document)]
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_next_command_names_files_that_are_there(target: str) -> None:
-    files = rendered(target, of(READS[target][0]))
+    files = rendered(target, of(target))
     named = re.findall(r"\{directory\}/([\w./-]+)", NEXT[target])
-    assert set(named) <= files.keys()
+    assert set(named) <= files.keys() | {name.partition("/")[0] for name in files if "/" in name}
     for name in named:
         # What is typed alone is a program.
         if NEXT[target] == f"{{directory}}/{name}":
@@ -230,7 +272,7 @@ LISTS_OF_OTHERS = ["", "vision/", "vision/digits-of-others/", "vision/other/"]
 def test_its_rights_are_to_read_the_models_and_nothing_beside_them(target: str) -> None:
     scheme = READS[target][0]
     bucket = AT[scheme].partition("://")[2]
-    may = GRANTS[target](rendered(target, of(scheme, names=("digits", "resnet-50"))))
+    may = GRANTS[target](rendered(target, of(target, scheme, names=("digits", "resnet-50"))))
     for verb, key, is_allowed in REQUESTS:
         assert may(verb, bucket, key) is is_allowed, (verb, key)
         assert may(verb, f"{bucket}-of-others", key) is False
@@ -241,7 +283,7 @@ def test_its_rights_are_to_read_the_models_and_nothing_beside_them(target: str) 
 
 @pytest.mark.parametrize("target", GRANTS)
 def test_models_in_the_container_need_no_rights(target: str) -> None:
-    may = GRANTS[target](rendered(target, of("")))
+    may = GRANTS[target](rendered(target, of(target, "")))
     assert not any(may(verb, bucket, key) for verb, key, _ in REQUESTS for bucket in ("my-models", "models", ""))
 
 
@@ -249,9 +291,9 @@ def test_a_rendering_is_the_same_in_every_process() -> None:
     program = (
         "import sys; from handlers.deploy.render import render, to_stdout\n"
         "from handlers.deploy.targets import TARGETS\n"
-        "from tests.handlers.deploy.test_targets import READS, of\n"
+        "from tests.handlers.deploy.test_targets import of\n"
         "names = ('digits', 'resnet-50')\n"
-        "files = [render(of(READS[target][0], names=names), [target])[0][0] for target in TARGETS]\n"
+        "files = [render(of(target, names=names), [target])[0][0] for target in TARGETS]\n"
         "sys.stdout.buffer.write(to_stdout(files))"
     )
     outputs = {
@@ -267,3 +309,15 @@ def test_a_rendering_is_the_same_in_every_process() -> None:
     }
     assert len(outputs) == 1
     assert len(outputs.pop()) > 10_000
+
+
+@pytest.mark.parametrize(
+    ("target", "concurrency"), [(target, number) for target in SENDS_AT_A_TIME for number in (256, 1000)]
+)
+def test_decant_takes_as_many_requests_as_it_is_sent(
+    target: str, concurrency: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = of(target, concurrency=concurrency)
+    for said in READERS[target](rendered(target, given)):
+        # And some of whoever else asks it.
+        assert settings_of(said.variables, said.arguments, monkeypatch).max_in_flight > concurrency

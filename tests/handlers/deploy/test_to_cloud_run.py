@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ from handlers.deploy import to_cloud_run
 from handlers.deploy.manifest import Manifest, Model
 from handlers.deploy.parse import ManifestError
 from handlers.settings import read_settings
+from tests.handlers.deploy.policies import cel_admits
 from tests.infra import cloud_run_v2
 from tests.infra.platforms import decant_of, parse, settings_of, variables_of
-from tests.infra.scripts import Command, check_script, find, gcs_allows, run_script
+from tests.infra.scripts import Command, check_script, find, run_script
 
 MANIFEST = Manifest(
     name="vision",
@@ -73,13 +75,40 @@ def test_rights_are_on_each_prefix_and_a_whole_bucket_has_no_condition(tmp_path:
     allowed = [
         name
         for name in ("vision/digits/1/model.bin", "ocr/1/model.bin", "secret/model.bin", "ocr2/model.bin")
-        if any(gcs_allows(condition, f"{bucket}/objects/{name}") for condition in conditions)
+        if any(cel_admits(condition, f"{bucket}/objects/{name}") for condition in conditions)
     ]
     assert allowed == ["vision/digits/1/model.bin", "ocr/1/model.bin"]
-    assert len(grants) == 3
+    assert len(grants) == 2
+    assert cel_admits(conditions[0], bucket)
     (whole,) = (grant for grant in grants if "gs://everything" in grant.words)
     assert "--condition=None" in whole.words
     assert not find(commands, "gcloud run services add-iam-policy-binding")
+
+
+def test_many_prefixes_are_as_few_conditions_as_google_takes(tmp_path: Path) -> None:
+    models = tuple(Model(f"m{number}", f"gs://acme-models/vision/m{number}") for number in range(25))
+    grants = find(deployed(MANIFEST._replace(models=models), tmp_path), "gcloud storage buckets add-iam-policy-binding")
+    conditions = [json.loads(grant.files["condition.json"]) for grant in grants]
+    assert len(conditions) <= to_cloud_run.MOST_CONDITIONS
+    assert len({condition["title"] for condition in conditions}) == len(conditions)
+    # Google's limit.
+    assert max(condition["expression"].count("||") for condition in conditions) <= 12
+    objects = "projects/_/buckets/acme-models/objects/vision"
+    for model in models:
+        assert any(cel_admits(one["expression"], f"{objects}/{model.name}/1/model.bin") for one in conditions)
+    assert not any(cel_admits(one["expression"], f"{objects}/m25/1/model.bin") for one in conditions)
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_who_is_public_no_more_is_closed(tmp_path: Path, is_open: bool) -> None:
+    for name, text in to_cloud_run.render(MANIFEST).items():
+        (tmp_path / name).write_text(text)
+    saying = {"get-iam-policy": "allUsers"} if is_open else {}
+    commands = run_script(tmp_path / "deploy.sh", tmp_path, {"PROJECT_ID": "acme"}, programs=["gcloud"], saying=saying)
+    removed = find(commands, "gcloud run services remove-iam-policy-binding vision")
+    assert [{"--member=allUsers", "--role=roles/run.invoker"} <= set(command.words) for command in removed] == (
+        [True] if is_open else []
+    )
 
 
 def test_account_project_and_region_are_filled_in(tmp_path: Path) -> None:
@@ -122,14 +151,14 @@ def test_a_model_in_the_image_needs_no_rights(tmp_path: Path) -> None:
     assert find(commands, "gcloud storage") == []
 
 
-@pytest.mark.parametrize(
-    ("name", "account"), [("vision", "vision"), ("ocr", "ocr-decant"), ("a" * 40, "a" * 23 + "-decant")]
-)
-def test_an_account_has_a_name_that_google_takes(name: str, account: str) -> None:
-    service = parse(to_cloud_run.render(MANIFEST._replace(name=name))["service.yaml"])
-    email = service["spec"]["template"]["spec"]["serviceAccountName"]
-    assert email == f"{account}@PROJECT_ID.iam.gserviceaccount.com"
-    assert 6 <= len(account) <= 30
+def test_each_service_has_an_account_whose_name_google_takes() -> None:
+    names = ["vision", "ocr", "ocr-decant", "a" * 40, "a" * 41, "computer-vision-prod-a-1234567890"]
+    services = [parse(to_cloud_run.render(MANIFEST._replace(name=name))["service.yaml"]) for name in names]
+    emails = [service["spec"]["template"]["spec"]["serviceAccountName"] for service in services]
+    accounts = [email.removesuffix("@PROJECT_ID.iam.gserviceaccount.com") for email in emails]
+    assert all(re.fullmatch(r"[a-z][a-z0-9-]{4,28}[a-z0-9]", account) for account in accounts)
+    assert len(set(accounts)) == len(names)
+    assert accounts[0] == "vision"
 
 
 @pytest.mark.parametrize(
@@ -140,7 +169,26 @@ def test_an_account_has_a_name_that_google_takes(name: str, account: str) -> Non
         ({"cpu": 0.5}, "cpu is 0.5; want 1, 2, 4, 6 or 8"),
         ({"cpu": 1, "memory": 8192}, "memory is 8192 MiB; want 512 to 4096 with cpu 1"),
         ({"cpu": 8, "memory": 2048}, "memory is 2048 MiB; want 4096 to 32768"),
-        ({"concurrency": 1001}, "concurrency is 1001; want 1000"),
+        ({"image": "1.dkr.ecr.eu-west-1.amazonaws.com/decant:1"}, "; want one in Artifact Registry"),
+        (
+            {"models": tuple(Model(f"m{i}", f"gs://b/{i}") for i in range(221))},
+            "gs://b are below 221 prefixes; want 220",
+        ),
+        (
+            {"models": tuple(Model(f"m{i}", f"gs://b/{'x' * 100}{i}") for i in range(220))},
+            "in DECANT_MODEL_CONFIG; want",
+        ),
+        (
+            {"settings": {"memory_budget": "3G", "disk_budget": "2G"}},
+            "memory_budget 3G and settings.disk_budget 2G are",
+        ),
+        ({"settings": {"max_in_flight": "7"}}, "settings.max_in_flight is 7; want concurrency, which is 8, at least"),
+        ({"settings": {"grpc_tls_key_file": "/k"}}, "settings.grpc_tls_key_file makes the port TLS"),
+        (
+            {"settings": {"rest_api_timeout_in_ms": "300000"}},
+            "rest_api_timeout_in_ms is 300000 ms; want less than 300000",
+        ),
+        ({"settings": {"rest_api_timeout_in_ms": "0"}}, "rest_api_timeout_in_ms is 0, for no end; want less"),
         ({"timeout": 3601}, "timeout is 3601 s; want 3600"),
         ({"models": (Model("a", "s3://b/c"),)}, "model a is at s3://b/c; want gs://"),
         ({"settings": {"load_timeout": "300"}}, "settings.load_timeout is 300 s; want less than 300"),

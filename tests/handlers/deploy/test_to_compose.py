@@ -93,9 +93,12 @@ def test_limits_are_the_manifests_and_downloads_are_memory() -> None:
     assert (limits["memory"], limits["cpus"], limits["pids"]) == ("1536M", "1.5", 256)
     assert found["tmpfs"] == ["/tmp:size=576m,mode=1777"]
     assert int(found["environment"]["DECANT_DISK_BUDGET"]) == 512 << 20
+    # Decant's own share would be of the limit, whose larger part may be disk.
+    assert found["environment"]["DECANT_MEMORY_BUDGET"] == "716M"
     local = service(LOCAL, memory="1Gi", disk="512Mi")
     assert local["deploy"]["resources"]["limits"]["memory"] == "1024M"
     assert local["tmpfs"] == ["/tmp:size=64m,mode=1777"]
+    assert local["environment"]["DECANT_MEMORY_BUDGET"] == "716M"
     assert "DECANT_DISK_BUDGET" not in local["environment"]
 
 

@@ -42,6 +42,7 @@ def test_all_of_it_is_the_manifests(monkeypatch: pytest.MonkeyPatch) -> None:
     assert annotations["autoscaling.knative.dev/min-scale"] == "1"
     assert annotations["autoscaling.knative.dev/max-scale"] == "5"
     assert (template["spec"]["timeoutSeconds"], template["spec"]["containerConcurrency"]) == (120, 8)
+    assert template["spec"]["responseStartTimeoutSeconds"] == 120
     assert container["image"] == MANIFEST.image
     assert container["resources"]["limits"] == container["resources"]["requests"] == {"cpu": "1.5", "memory": "3000Mi"}
     settings = settings_of(container, monkeypatch, PLATFORM)
@@ -50,6 +51,14 @@ def test_all_of_it_is_the_manifests(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.memory_budget == 2100 << 20
     assert template["spec"]["volumes"][0]["emptyDir"]["sizeLimit"] == "2304Mi"
     assert {"name": "AZURE_STORAGE_ACCOUNT", "value": "acme"} in container["env"]
+
+
+@pytest.mark.parametrize("timeout", [1, 5, 8, 9, 60])
+def test_decant_ends_before_the_pod_is_killed(timeout: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    revision = service_of(MANIFEST._replace(timeout=timeout))["spec"]["template"]["spec"]
+    settings = settings_of(decant_of(revision["containers"]), monkeypatch, PLATFORM)
+    # Which is the pod's grace.
+    assert 0 < settings.shutdown_timeout < revision["timeoutSeconds"]
 
 
 def test_names_are_the_services_everywhere() -> None:

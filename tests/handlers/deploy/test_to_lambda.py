@@ -27,7 +27,6 @@ from tests.infra.functions import (
     Made,
     of_cloudformation,
     of_terraform,
-    osls,
     package,
     read_hcl,
     translated,
@@ -70,18 +69,33 @@ def test_what_lambda_has_not_is_refused(target: str, fields: dict[str, Any], rea
     assert reason in str(refused.value)
 
 
-@EVERY
-def test_more_models_than_the_environment_takes_go_into_the_bucket(target: str) -> None:
-    def so_many(count: int) -> Any:
-        return manifest(*({"name": f"m{i:02}", "base_path": f"s3://my-models/vision/m{i:02}"} for i in range(count)))
+def test_a_name_of_which_the_framework_makes_no_role_is_refused() -> None:
+    longest = "n" * 39
+    assert len(f"{longest}-dev-eu-west-1-lambdaRole") == 64
+    assert to_serverless.render(manifest(name=longest))
+    with pytest.raises(ManifestError, match="name has 40 characters; want 39 at most with the Serverless Framework"):
+        to_serverless.render(manifest(name=f"{longest}n"))
+    assert to_lambda.render(manifest(name="n" * 63))
 
+
+def so_many(count: int) -> Any:
+    return manifest(*({"name": f"m{i:02}", "base_path": f"s3://my-models/vision/m{i:02}"} for i in range(count)))
+
+
+def test_more_models_than_the_environment_takes_go_into_the_bucket() -> None:
     def size(count: int) -> int:
         return sum(len(name + text) for name, text in environment(so_many(count)).items())
 
-    most = next(count for count in range(2, 99) if size(count + 1) > MAX_ENVIRONMENT)
-    assert RENDERERS[target](so_many(most))
-    with pytest.raises(ManifestError, match=rf"are {size(most + 1)} bytes of .* Put the models into a config\.json"):
-        RENDERERS[target](so_many(most + 1))
+    one = size(11) - size(10)
+    most = 10 + (MAX_ENVIRONMENT - size(10)) // one
+    assert size(most) <= MAX_ENVIRONMENT < size(most + 1)
+    fits, not_quite = so_many(most), so_many(most + 1)
+    for render in RENDERERS.values():
+        assert render(fits)
+        with pytest.raises(
+            ManifestError, match=rf"are {size(most + 1)} bytes of .* Put the models into a config\.json"
+        ):
+            render(not_quite)
 
 
 @EVERY
@@ -151,16 +165,7 @@ def deployed(target: str, directory: Path) -> Made:
     if target == "terraform":
         arguments = json.loads(files["main.tf.json"])["module"]["decant"]
         return of_terraform(directory, read_hcl(MODULE), **{k: v for k, v in arguments.items() if k != "source"})
-    (directory / "serverless.yml").write_text(files["serverless.yml"])
-    return of_cloudformation(json.loads(package(directory).read_text()))
-
-
-@pytest.mark.node
-@pytest.mark.slow
-@NEEDS_TOOLS
-def test_a_parameter_still_goes_before_what_was_rendered(tmp_path: Path) -> None:
-    (tmp_path / "serverless.yml").write_text(to_serverless.render(manifest())["serverless.yml"])
-    done = osls(tmp_path, "print", "--format=json", memory="512", reservedConcurrency="-1")
-    assert done.returncode == 0, done.stdout + done.stderr
-    custom = json.loads(done.stdout)["custom"]
-    assert (int(custom["memory"]), int(custom["reservedConcurrency"]), custom["image"]) == (512, -1, IMAGE)
+    # A parameter still goes before what was rendered.
+    others = to_serverless.render(TWO._replace(memory=1024, max_instances=2))["serverless.yml"]
+    (directory / "serverless.yml").write_text(others)
+    return of_cloudformation(json.loads(package(directory, memory="4096", reservedConcurrency="5").read_text()))

@@ -8,6 +8,8 @@ from handlers.doctor.platforms import LAMBDA
 _MB_PER_CPU = 1769
 _SNAP_START_TMP = 512 << 20
 _SNAP_START = "snap-start"
+_LEAST = 1.0
+"""Seconds without which no request would have time to be answered."""
 
 
 def check_platform(site: Site) -> Findings:
@@ -47,11 +49,11 @@ def _snap_start(site: Site) -> Findings:
 
 
 def _timeout(site: Site, remaining: float) -> Finding:
-    given = site.settings.load_timeout
-    detail = f"this call had {remaining:.0f} s left, and load_timeout is {given:.0f} s"
-    if given >= remaining:
-        advice = "raise the function's timeout, or lower load_timeout: else Lambda ends the call before it is answered"
-        return warning("lambda.timeout", "timeout of the function", f"{detail}; want more than that", advice)
+    margin = site.settings.lambda_deadline_margin
+    detail = f"this call had {remaining:.0f} s left, and who waits for a load is answered {margin:g} s before the end"
+    if remaining < margin + _LEAST:
+        advice = "raise the function's timeout, or lower lambda_deadline_margin"
+        return warning("lambda.timeout", "timeout of the function", f"{detail}; want {_LEAST:g} s beside that", advice)
     return ok("lambda.timeout", "timeout of the function", detail)
 
 

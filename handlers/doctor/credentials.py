@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 from handlers.doctor.finding import Finding, Findings, Site, ok, problem, warning
 from model_cache.container_credentials import FULL_URI, RELATIVE_URI, ContainerCredentials
 from model_cache.errors import ClientUnsuitable
-from model_cache.storage import StorageOptions
+from model_cache.storage import StorageOptions, misplaced_secret
 
 _SOON = 3600.0
 _WANTED = {
@@ -39,6 +39,11 @@ def check_credentials(site: Site, scheme: str, url: str, options: StorageOptions
     title = f"credentials for {scheme}://"
     if options.is_anonymous:
         yield ok("credentials", title, "none are sent, as storage_anonymous says")
+        return
+    if misplaced := misplaced_secret(scheme, options):
+        yield problem(
+            "credentials", title, misplaced, "mount the file and name it there; the value is in plain sight here"
+        )
         return
     try:
         client, identity = _identity(scheme, url, options)

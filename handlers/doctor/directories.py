@@ -8,10 +8,13 @@ import os
 import stat
 import tempfile
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from handlers.build import open_disk_cache
 from handlers.doctor.finding import Finding, Findings, Site, ok, problem, warning
+from handlers.limits import filesystem_of
 from model_cache.disk import place_in as place_of
+from model_cache.disk import status_in
 
 _OF_NETWORKS = ("nfs", "nfs4", "cifs", "smb3", "9p", "fuse.gcsfuse", "fuse.s3fs", "fuse.blobfuse2", "fuse.rclone")
 
@@ -46,10 +49,11 @@ def check_temporary(site: Site) -> Findings:
 
 def check_cache_directory(site: Site) -> Findings:
     """As `model_cache.disk` wants it: ours or root's, for nobody else to write to, with locks."""
-    place = place_of(Path(site.settings.cache_dir).absolute())
+    root = Path(site.settings.cache_dir).absolute()
+    place = place_of(root)
     title = f"cache directory {place}"
     try:
-        found = place.stat()
+        found = status_in(root)
     except (FileNotFoundError, NotADirectoryError):
         yield _not_yet(place, title)
         return
@@ -64,10 +68,26 @@ def check_cache_directory(site: Site) -> Findings:
         yield _unusable(title, detail)
         return
     reason = _can_write(place)
+    if reason in (errno.EACCES, errno.EPERM, errno.EROFS) and _has_versions(site):
+        detail = "cannot be written: what is in it is served, and no other version can be kept"
+        yield warning(
+            "cache.directory", title, detail, "as it should be for an image's own; else see who it belongs to"
+        )
+        return
     if reason is not None:
         yield _cannot_write(title, reason)
         return
     yield from _locks(site, place, title)
+
+
+def _has_versions(site: Site) -> bool:
+    return any(entry.is_complete for entry in open_disk_cache(site.settings).entries())
+
+
+def is_read_only(site: Site) -> bool:
+    """Whether there is a cache directory in which nothing can be kept."""
+    place = place_of(Path(site.settings.cache_dir).absolute())
+    return place.is_dir() and _can_write(place) is not None
 
 
 def _not_yet(place: Path, title: str) -> Finding:
@@ -117,25 +137,6 @@ def check_log(site: Site) -> Findings:
         return
     advice = "set log_path to a file in a directory that can be written, or leave it out: logs go to standard error"
     yield problem("log", f"log file {path}", f"{there} cannot be written", advice)
-
-
-def filesystem_of(directory: Path, root: Path = Path("/")) -> str:
-    """Return the type of the file system that a directory is on; empty if /proc does not say."""
-    found = PurePosixPath(), ""
-    for line in _lines(root / "proc" / "self" / "mountinfo"):
-        # See proc(5): the mount point is the fifth field, and the type comes after the hyphen.
-        fields, _, rest = line.partition(" - ")
-        point = PurePosixPath(fields.split()[4].replace("\\040", " "))
-        if directory.absolute().is_relative_to(point) and len(point.parts) >= len(found[0].parts):
-            found = point, rest.partition(" ")[0]
-    return found[1]
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError):
-        return []
 
 
 def _can_write(directory: Path) -> int | None:

@@ -176,6 +176,8 @@ def _reason(reason: object) -> str:
 
 
 def _advice(endpoint: Endpoint, reason: object) -> str:
+    if isinstance(reason, ssl.SSLError) and reason.reason == "WRONG_VERSION_NUMBER":
+        return "no TLS is spoken there: say http:// and not https://, if that is as it should be"
     if isinstance(reason, ssl.SSLError):
         return "name the authorities in AWS_CA_BUNDLE or REQUESTS_CA_BUNDLE, and check the clock"
     if endpoint.scheme == "s3":

@@ -7,11 +7,11 @@ import sys
 
 
 def main() -> None:
-    from runtime.openvino_core import _NOTHING, DEVICE, core, in_package, openvino
+    from runtime.openvino_core import DEVICE, NOTHING, core, in_package, openvino
 
     binding = openvino()
     made = core()
-    model = made.read_model(_NOTHING, b"")
+    model = made.read_model(NOTHING, b"")
     compiled = made.compile_model(model, DEVICE, {"PERFORMANCE_HINT": "LATENCY"})
     in_package(model)
     found = {

@@ -11,8 +11,13 @@ from typing import NamedTuple
 from handlers.doctor.platforms import PLAIN, Platform
 from handlers.settings import Settings
 
-_SECRETS = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|PASSWD|SAS|CONNECTION_STRING|AUTHORIZATION|IDENTITY_HEADER")
-_NO_SECRETS = re.compile(r"_(FILE|PATH|DIR|URI|URL|ENDPOINT)$")
+# KEYCLOAK_REALM is none, nor is MONKEY_MODE.
+_SECRETS = re.compile(
+    r"SECRET|PASSWORD|PASSWD|CONNECTION_STRING|AUTHORIZATION|IDENTITY_HEADER|(^|_|API)(KEY|KEYS|TOKEN|TOKENS|SAS)(_|$)"
+)
+_NO_SECRETS = re.compile(r"_(FILE|PATH|DIR|URI|URL|ENDPOINT|ID)$|^(?!.*(SECRET|KEY)).*CREDENTIALS$")
+_PEM = re.compile(r"-----BEGIN [^-]*PRIVATE KEY-----.*?(-----END [^-]*-----|$)", re.DOTALL)
+_URL = re.compile(r"\w+://\S+")
 _SHORT = 6
 """Characters of a value that would be found in any text."""
 _SHOWN = 500
@@ -36,8 +41,9 @@ class Finding(NamedTuple):
     """How to mend it."""
 
     def redacted(self, redact: Callable[[str], str]) -> Finding:
-        title, detail, advice = map(redact, self[2:])
-        return self._replace(title=title, detail=detail, advice=advice)
+        # The title and the advice are Decant's own words.
+        title, advice = (" ".join(text.split())[:_SHOWN] for text in (self.title, self.advice))
+        return self._replace(title=title, detail=redact(self.detail), advice=advice)
 
 
 class Site(NamedTuple):
@@ -74,22 +80,30 @@ def worst(findings: Iterable[Finding]) -> Level:
     return next((level for level in (Level.PROBLEM, Level.WARNING) if level in levels), Level.OK)
 
 
-def redaction(environ: Mapping[str, str]) -> Callable[[str], str]:
+def redaction(environ: Mapping[str, str], urls: Iterable[str] = ()) -> Callable[[str], str]:
     """Return what takes secrets out of a text, and makes a line of it.
 
     Checks do not show any. But they show what libraries say, who may quote what they were given.
+
+    Args:
+        environ: variables, some of which hold secrets.
+        urls: others that may have a password in them.
     """
     names = (name for name in environ if _SECRETS.search(name.upper()) and not _NO_SECRETS.search(name.upper()))
     given = {part for name in names for part in (environ[name], *_parts(environ[name]))}
+    for text in (*environ.values(), *urls):
+        given.update(part for url in _URL.findall(text) for part in _of_url(url))
+    given |= {" ".join(value.split()) for value in given}
     # The longest first, as one may be part of another.
     values = sorted((value for value in given if len(value) >= _SHORT), key=len, reverse=True)
 
     def redact(text: str) -> str:
         for value in values:
             text = text.replace(value, "***")
+        text = _PEM.sub("***", text)
         # Queries may be signed, and what comes before an @ in a URL are a name and a password.
-        text = re.sub(r"(https?://[^\s?]*)\?\S*", r"\1", text)
-        text = re.sub(r"(\w+://)[^\s/@]+@", r"\1", text)
+        text = re.sub(r"(\w+://[^\s?'\"]*)\?[^\s'\";]*", r"\1", text)
+        text = re.sub(r"(\w+://)[^\s/]+@", r"\1", text)
         return " ".join(text.split())[:_SHOWN]
 
     return redact
@@ -101,6 +115,14 @@ def _parts(text: str) -> Iterator[str]:
         name, _, value = field.partition("=")
         if name.strip().lower() in ("accountkey", "sharedaccesssignature"):
             yield value
+
+
+def _of_url(url: str) -> Iterator[str]:
+    """Yield what a URL has before its host, and the password in it, which may have an @ or a slash."""
+    before, mark, _ = url.partition("://")[2].rpartition("@")
+    if mark and ":" in before:
+        yield before
+        yield before.partition(":")[2]
 
 
 def size(count: float) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from handlers.limits import filesystem_of
+
 
 class Platform(NamedTuple):
     name: str
@@ -64,16 +66,7 @@ def platform_of(environ: Mapping[str, str], root: Path = Path("/")) -> Platform:
     if is_kubernetes:
         return KUBERNETES
     marks = (root / ".dockerenv", root / "run" / ".containerenv")
-    is_container = "container" in environ or any(mark.exists() for mark in marks) or _is_layered(root)
+    # Not all engines leave a mark. A "/" that is made of layers is an image's.
+    is_layered = filesystem_of(Path("/"), root) == "overlay"
+    is_container = "container" in environ or any(mark.exists() for mark in marks) or is_layered
     return CONTAINER if is_container else PLAIN
-
-
-def _is_layered(root: Path) -> bool:
-    """Return whether ``/`` is made of an image's layers: not all engines leave a mark."""
-    try:
-        lines = (root / "proc" / "self" / "mountinfo").read_text().splitlines()
-    except (OSError, UnicodeDecodeError):
-        return False
-    # See proc(5): the mount point is the fifth field, and the type comes after the hyphen.
-    mounts = (line.partition(" - ") for line in lines)
-    return any(fields.split()[4] == "/" and rest.startswith("overlay ") for fields, _, rest in mounts)

@@ -7,7 +7,7 @@ import resource
 from pathlib import Path
 
 from handlers.doctor.finding import Finding, Findings, Site, ok, problem, warning
-from handlers.limits import _groups as groups
+from handlers.limits import groups
 
 _OWN_FILES = 256
 _OWN_THREADS = 64

@@ -103,13 +103,13 @@ def _of_gcs(url: str, options: StorageOptions) -> Callable[[str], None]:
 
 
 def _of_azure(url: str, options: StorageOptions) -> Callable[[str], None]:
-    from model_cache.azure import _container
+    from model_cache.azure import container_of
 
     parts = urlsplit(url)
     prefix = f"{path}/" if (path := parts.path.strip("/")) else ""
 
     def remove(key: str) -> None:
-        with _container(parts.netloc, options, None, {}) as container:
+        with container_of(parts.netloc, options, None, {}) as container:
             container.delete_blob(prefix + key)
 
     return remove

@@ -88,7 +88,7 @@ def report_on(
     site = Site(settings, environ, platform, remaining=remaining, writes=writes)
     total = timeout if remaining is None else min(timeout, max(0.0, remaining - _MARGIN))
     found = examine(site, total, patience)
-    redact = redaction(environ)
+    redact = redaction(environ, (settings.model_path, settings.model_config_file, settings.s3_endpoint))
     findings = [finding.redacted(redact) for finding in (*before, *found.findings)]
     return Report(findings, platform.name, time.monotonic() - began, found.is_complete)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from handlers.build import MEMORY_SHARE, is_disk_memory, memory_budget, open_disk_cache
+from handlers.doctor.directories import is_read_only
 from handlers.doctor.finding import Finding, Findings, Site, ok, problem, size, warning
 from handlers.doctor.processors import workers_of
 from handlers.doctor.stores import Stored
@@ -15,7 +16,9 @@ from runtime.memory import upper_bound
 
 _PROCESS = 200 << 20
 """Bytes that a process with gRPC, an engine and no model takes."""
-_LITTLE = 64 << 20
+# Below any size that somebody gives a volume, so that a few bytes of others there do not decide.
+_LITTLE = 15 << 20
+_SLACK = 1 << 20
 _MUCH = 0.95
 
 
@@ -46,8 +49,8 @@ def check_disk(site: Site) -> Findings:
     if kind == "memory":
         detail += f" of the {size(memory_room(site.root))} of memory, which models need, too"
     if usage.free + usage.used < _LITTLE:
-        yield problem("disk.room", title, f"{detail}; want {size(_LITTLE)} at least", "make it larger")
-    elif site.settings.disk_budget > usage.free + usage.used:
+        yield warning("disk.room", title, f"{detail}; want {size(_LITTLE)} at least", "make it larger")
+    elif site.settings.disk_budget > usage.free + usage.used + _SLACK:
         advice = "lower disk_budget, or make the volume larger: it is full before models are removed"
         yield warning("disk.room", title, f"{detail}; want a budget that is there", advice)
     else:
@@ -63,10 +66,21 @@ def check_fit(site: Site, stored: Sequence[Stored]) -> Findings:
     processes = workers_of(site, cpu_room(site.root))
     budget = memory_budget(site.settings) // processes
     yield from _in_memory(stored, budget, processes)
+    cache = open_disk_cache(site.settings)
     fetched = [one for one in stored if not one.in_place]
-    if fetched:
-        usage = open_disk_cache(site.settings).usage()
+    kept = {entry.digest for entry in cache.entries() if entry.is_complete}
+    missing = [one for one in fetched if one.newest.digest not in kept]
+    if missing and is_read_only(site):
+        for one in missing:
+            detail = f"{one.newest} is not there, and the cache directory cannot be written; want one of both"
+            yield problem(
+                "disk.model", "models on disk", detail, "decant pull it into the image, or set DECANT_CACHE_DIR"
+            )
+    elif missing:
+        usage = cache.usage()
         yield from _on_disk(site, fetched, min(usage.budget, usage.free + usage.used))
+    elif fetched:
+        yield ok("disk.models", "models on disk", "the newest versions are there")
 
 
 def _in_memory(stored: Sequence[Stored], budget: int, processes: int) -> Findings:

@@ -32,7 +32,7 @@ from handlers.doctor import (
     variables,
 )
 from handlers.doctor.finding import Finding, Findings, Level, Site
-from model_cache.storage import StorageOptions
+from model_cache.storage import BACKENDS, StorageOptions
 
 PATIENCE = 10.0
 """Seconds that a check has."""
@@ -44,6 +44,7 @@ _CONNECT, _READ = 3.0, 8.0
 _ENGINE_SHARE = 0.7
 """Of the time for all checks; its process is ended after that, as nobody would if we ended first."""
 _PARALLEL = 8
+_STORES = BACKENDS.keys() - {"", "file"}
 MAX_MODELS = 64
 """Models that are looked at. A file may have ten thousand, and what is wrong with one is so with most."""
 
@@ -77,7 +78,9 @@ def examine(site: Site, total: float = TOTAL, patience: float | None = None) -> 
     configuration = crew.start([_check("models", "models", partial(configured.check_models, site, models), store=True)])
     of_place = crew.start(list(_of_place(site, engines, total * _ENGINE_SHARE)))
     of_configuration = crew.collect(configuration)
-    of_stores = crew.start(list(_of_stores(site, models, stored)))
+    # What cannot be written is nothing to models that are read where they are.
+    fetches = not models or any(urlsplit(model.base_path).scheme not in ("", "file") for model in models)
+    of_stores = crew.start([*_of_disk(site, fetches=fetches), *_of_stores(site, models, stored)])
     findings = [*crew.collect(of_place), *of_configuration, *crew.collect(of_stores)]
     findings += crew.collect(crew.start(list(_of_both(site, stored, engines))))
     return Examination(findings, crew.is_complete)
@@ -94,10 +97,7 @@ def _of_place(site: Site, engines: list[engine.Engine], most: float) -> Iterator
     yield _check("settings", "settings", partial(configured.check_settings, site))
     yield _check("packages", "packages", partial(packages.check_packages, site))
     yield _check("home", "HOME", partial(directories.check_home, site))
-    yield _check("tmp", "temporary files", partial(directories.check_temporary, site))
-    yield _check("cache.directory", "cache directory", partial(directories.check_cache_directory, site))
     yield _check("log", "log file", partial(directories.check_log, site))
-    yield _check("disk.room", "room on disk", partial(room.check_disk, site))
     yield _check("memory.limit", "memory", partial(room.check_memory, site))
     yield _check("cpu.quota", "CPUs", partial(processors.check_cpu, site))
     yield _check("cpu.instructions", "instructions", partial(process.check_instructions, site))
@@ -112,6 +112,28 @@ def _of_place(site: Site, engines: list[engine.Engine], most: float) -> Iterator
         engine.TIMEOUT + PATIENCE,
         Level.PROBLEM,
     )
+
+
+def _of_disk(site: Site, *, fetches: bool) -> Iterator[Check]:
+    """Yield what looks at where files are kept.
+
+    Args:
+        fetches: whether any are: without, nothing there is a problem.
+    """
+    for id, title, run in (
+        ("tmp", "temporary files", directories.check_temporary),
+        ("cache.directory", "cache directory", directories.check_cache_directory),
+        ("disk.room", "room on disk", room.check_disk),
+    ):
+        yield _check(id, title, partial(run, site) if fetches else partial(_of_little_use, run, site))
+
+
+def _of_little_use(run: Callable[[Site], Findings], site: Site) -> Findings:
+    for found in run(site):
+        if found.level is Level.PROBLEM:
+            detail = f"{found.detail}; models are read where they are, and served without"
+            found = found._replace(level=Level.WARNING, detail=detail)
+        yield found
 
 
 def _engine(site: Site, engines: list[engine.Engine], patience: float) -> Findings:
@@ -130,7 +152,7 @@ def _of_stores(site: Site, models: Sequence[ModelConfig], stored: list[stores.St
     urls = [model.base_path for model in models]
     if "://" in site.settings.model_config_file:
         urls.append(site.settings.model_config_file)
-    schemes = {scheme: url for url in reversed(urls) if (scheme := urlsplit(url).scheme) not in ("", "file")}
+    schemes = {scheme: url for url in reversed(urls) if (scheme := urlsplit(url).scheme) in _STORES}
     yield _check("proxies", "proxies", partial(endpoints.check_proxies, site, list(schemes)))
     for scheme, url in sorted(schemes.items()):
         yield _check("packages.storage", f"client of {scheme}://", partial(_clients, site, scheme))

@@ -19,15 +19,32 @@ from model_cache.storage import Blob, Storage, StorageOptions, open_storage
 _FIRST = 1024
 _SHOWN = 5
 
-_DENIED = re.compile(r"Access ?Denied|\b403\b|Forbidden|PermissionMismatch|Permission.*denied", re.IGNORECASE)
+_DENIED = re.compile(
+    r"Access ?Denied|\b403\b|Forbidden|PermissionMismatch|Permission.*denied|PublicAccessNotPermitted", re.IGNORECASE
+)
 _NOWHERE = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist|\b404\b|Not Found")
 _CLOCK = re.compile(r"RequestTimeTooSkewed|RequestExpired")
 _EXPIRED = re.compile(r"ExpiredToken|TokenRefreshRequired|token.*expired", re.IGNORECASE)
 _UNKNOWN = re.compile(
     r"InvalidAccessKeyId|SignatureDoesNotMatch|AuthenticationFailed|\b401\b|InvalidToken|Unauthenticated"
 )
+# Of Azure's: it says the same of a signature that is wrong or past, and of who comes from where nobody may.
+_FIREWALL = re.compile(r"AuthorizationFailure")
+_KEYS_OFF = re.compile(r"KeyBasedAuthenticationNotPermitted")
+_NO_BASE64 = re.compile(r"Incorrect padding|base64", re.IGNORECASE)
+_CREDENTIALS = re.compile(
+    r"config profile|token file|External AWS credential provider|credentials|no file .*token|oauth2|metadata",
+    re.IGNORECASE,
+)
+_NO_TLS = re.compile(r"WRONG_VERSION_NUMBER|InvalidContentType|corrupt message")
+_TLS = re.compile(r"CERTIFICATE_VERIFY_FAILED|SSL|certificate|UnknownIssuer|CaUsedAsEndEntity")
+_UNSAID = re.compile(r"error sending request.*\bhttps://")
+_TRUST = (
+    "name the authority's certificate in AWS_CA_BUNDLE or REQUESTS_CA_BUNDLE: SSL_CERT_FILE does not count for the "
+    "SDKs; obstore takes none that is an authority's and the server's own in one, for which there is storage_client sdk"
+)
 _REGION = re.compile(r"PermanentRedirect|AuthorizationHeaderMalformed|incorrectly configured region|\b301\b")
-_LIST = {
+LIST = {
     "s3": "allow s3:ListBucket on the bucket for this prefix; without it S3 answers 403 for what is not there, too, "
     "so the prefix may also be misspelt",
     "gs": "grant roles/storage.objectViewer on the bucket (storage.objects.list)",
@@ -68,7 +85,7 @@ def check_model(site: Site, model: ModelConfig, options: StorageOptions, stored:
         yield warning("model.versions", title, str(exc), "ask again when the upload has ended")
         return
     except ModelCacheError as exc:
-        yield _refused(f"{title}: listing", "model.list", exc, storage, _LIST)
+        yield refused(f"{title}: listing", "model.list", exc, storage, LIST)
         return
     seconds = time.monotonic() - began
     yield ok("model.list", f"{title}: listing", f"{storage} in {seconds * 1000:.0f} ms")
@@ -85,7 +102,7 @@ def check_model(site: Site, model: ModelConfig, options: StorageOptions, stored:
         yield from try_to_write(title, newest, model.base_path, options)
 
 
-def _refused(title: str, id: str, exc: ModelCacheError, storage: Storage, permissions: Mapping[str, str]) -> Finding:
+def refused(title: str, id: str, exc: ModelCacheError, storage: Storage, permissions: Mapping[str, str]) -> Finding:
     scheme = urlsplit(str(storage)).scheme
     text = str(exc)
     # What comes first is what was asked for, which may be called anything.
@@ -94,12 +111,25 @@ def _refused(title: str, id: str, exc: ModelCacheError, storage: Storage, permis
 
 
 def _advice(scheme: str, text: str, permissions: Mapping[str, str]) -> str:
+    if _NO_TLS.search(text):
+        return "no TLS is spoken there: say http:// and not https://, if that is as it should be"
+    if _TLS.search(text):
+        return _TRUST
     if _CLOCK.search(text):
         return "set the machine's clock, by NTP or chrony"
     if _EXPIRED.search(text):
         return "renew the credentials, or use a role"
     if _UNKNOWN.search(text):
         return "the store does not know these credentials: check key and secret, and that they are of this store"
+    if _FIREWALL.search(text):
+        return (
+            "check the key or the SAS, and when that ends; else the account's firewall: its network rules have to let "
+            "this place in"
+        )
+    if _KEYS_OFF.search(text):
+        return "the account takes no keys: use a managed or workload identity"
+    if _NO_BASE64.search(text):
+        return "the account's key is no base64: copy it as a whole, with the = at its end"
     if _REGION.search(text):
         return "set AWS_REGION to the bucket's region"
     if re.search("NoSuchBucket|ContainerNotFound", text):
@@ -108,6 +138,10 @@ def _advice(scheme: str, text: str, permissions: Mapping[str, str]) -> str:
         return permissions.get(scheme, "make the directory readable for this user")
     if _NOWHERE.search(text):
         return "check the bucket's name, and the account and region it is in"
+    if _UNSAID.search(text):
+        return f"see what is said of the endpoint; if it answers, TLS is refused here: {_TRUST}"
+    if _CREDENTIALS.search(text):
+        return "see what is said of the credentials"
     return "see what is said of the endpoint; check the path" if scheme else "check the path, and that it is mounted"
 
 
@@ -189,7 +223,7 @@ def _read(title: str, version: ModelVersion, storage: Storage) -> Findings:
         with closing(storage.fetch(blob, 0, min(blob.size, _FIRST))) as pieces:
             next(pieces)
     except ModelCacheError as exc:
-        yield _refused(f"{title}: reading", "model.read", exc, storage, _READ)
+        yield refused(f"{title}: reading", "model.read", exc, storage, _READ)
         return
     yield ok("model.read", f"{title}: reading", f"first byte of {_name(blob)} after {_ms(began)}")
 

@@ -133,6 +133,28 @@ def test_in_a_bad_place_everything_that_is_wrong_is_told_at_once(tmp_path: Path)
     assert told.report["platform"] == "Google Cloud Run"
 
 
+KEY = json.dumps({"type": "service_account", "private_key": "-----BEGIN PRIVATE KEY-----\nMIIEvhush" + "C7" * 400})
+
+
+@pytest.mark.parametrize("command", ["doctor", "predict", "serve"])
+def test_a_key_that_is_given_for_its_path_is_not_shown(command: str, tmp_path: Path) -> None:
+    flags = {
+        "doctor": ("doctor", "--timeout", "5", "--model_name", "m", "--model_path", "gs://models/m"),
+        "predict": ("predict", "gs://models/m", os.devnull),
+        "serve": ("--model_name", "m", "--model_path", "gs://models/m", "--log_level", "DEBUG"),
+    }
+    env = {"GOOGLE_APPLICATION_CREDENTIALS": KEY, "PYTHONPATH": str(ROOT), "DECANT_CACHE_DIR": str(tmp_path / "cache")}
+    ports = {"DECANT_REST_PORT": str(free_port()), "DECANT_PORT": str(free_port())}
+    argv = [*DOCTOR[:-1], *flags[command]]
+    variables = clean_environment(env | ports)
+    done = subprocess.run(argv, env=variables, cwd=tmp_path, capture_output=True, timeout=30, check=False, text=True)
+    assert done.returncode in (1, 3), done.stderr
+    said = done.stdout + done.stderr
+    assert "GOOGLE_APPLICATION_CREDENTIALS is no path" in said
+    for secret in ("hush", "PRIVATE KEY", "C7C7"):
+        assert secret not in said
+
+
 def in_mounts_of_its_own(*commands: str) -> tuple[str, ...]:
     if os.geteuid():
         pytest.skip(NEEDS_ROOT)
@@ -149,9 +171,10 @@ def test_where_nothing_can_be_written_there_is_a_report(tmp_path: Path) -> None:
     env = {"HOME": "", "PYTHONDONTWRITEBYTECODE": "1"}
     told = doctor(tmp_path, "--json", "--model_path", DIGITS, env=env, before=fixed)
     levels = told.levels()
-    assert (levels["tmp"], levels["cache.directory"]) == ("problem", "problem")
+    # The model is read where it is, and served.
+    assert (levels["tmp"], levels["cache.directory"]) == ("warning", "warning")
     assert (levels["openvino"], levels["model.read"], levels["home"]) == ("ok", "ok", "ok")
-    assert told.code == 1
+    assert told.code == 0, told.text
 
 
 @pytest.mark.container

@@ -155,11 +155,27 @@ def test_ports_that_are_taken_are_told_and_those_that_are_not_left_free() -> Non
 
 
 def test_beside_a_server_its_own_ports_are_no_problem(tmp_path: Path) -> None:
-    with decant_serve(tmp_path, "--model_name", "digits", "--model_path", DIGITS) as server:
-        site = site_of(rest_port=server.rest_port, port=server.grpc_port)
+    flags = ("--model_name", "digits", "--model_path", DIGITS, "--rest_bind_address", "127.0.0.2")
+    with decant_serve(tmp_path, *flags, wait=False) as server:
+        for address, port in (("127.0.0.2", server.rest_port), ("127.0.0.1", server.grpc_port)):
+            wait_for(address, port)
+        site = site_of(rest_port=server.rest_port, rest_bind_address="127.0.0.2", port=server.grpc_port)
         found = list(check_ports(site))
-    assert levels(found) == {"ports": Level.OK}
-    assert "as a Decant serves here" in found[0].detail
+        # As of a server with gRPC alone, which does not say whose it is.
+        of_grpc = list(check_ports(site_of(rest_port=0, port=server.grpc_port)))
+    assert levels([*found, *of_grpc]) == {"ports": Level.OK}
+    assert all("as a Decant serves here" in each.detail for each in (*found, *of_grpc))
+
+
+def wait_for(address: str, port: int) -> None:
+    end = time.monotonic() + 30
+    while True:
+        try:
+            socket.create_connection((address, port)).close()
+            return
+        except ConnectionRefusedError:
+            assert time.monotonic() < end
+            time.sleep(0.02)
 
 
 def test_addresses_and_sockets_that_cannot_be_had_are_told(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from handlers.doctor.around import check_platform
-from handlers.doctor.finding import Finding, Level, redaction
+from handlers.doctor.finding import Finding, Level, ok, redaction
 from handlers.doctor.platforms import platform_of
 from handlers.doctor.process import check_instructions, check_process
 from handlers.doctor.processors import check_cpu
@@ -55,7 +55,7 @@ def test_a_container_is_known_by_its_layers_or_its_variable(tmp_path: Path) -> N
 
 
 def test_a_function_is_told_what_its_memory_buys_and_whether_its_timeout_is_short() -> None:
-    found = list(check_platform(site_of(LAMBDA, remaining=30.0)))
+    found = list(check_platform(site_of(LAMBDA, remaining=1.5)))
     assert "0.58 CPUs" in one(found, "lambda.memory").detail
     assert levels(found) == {
         "platform": Level.OK,
@@ -63,7 +63,7 @@ def test_a_function_is_told_what_its_memory_buys_and_whether_its_timeout_is_shor
         "lambda.start": Level.OK,
         "lambda.timeout": Level.WARNING,
     }
-    good = levels(check_platform(site_of({**LAMBDA, "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "1769"}, remaining=90.0)))
+    good = levels(check_platform(site_of({**LAMBDA, "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "1769"}, remaining=60.0)))
     assert set(good.values()) == {Level.OK}
 
 
@@ -222,3 +222,29 @@ def test_secrets_that_others_quote_are_taken_out() -> None:
         f"hushhushhush said c2VjcmV0a2V5 of {os.devnull}\nhttps://a.example/b?sig=abc http://me:pass@proxy.example:3128"
     )
     assert text == f"*** said *** of {os.devnull} https://a.example/b http://proxy.example:3128"
+
+
+@pytest.mark.parametrize(
+    ("environ", "text", "said"),
+    [
+        ({}, "no 's3://b/x?X-Amz-Signature=abc'; want", "no 's3://b/x'; want"),
+        ({}, "at s3://me:secret1@minio:9000/b.", "at s3://minio:9000/b."),
+        ({"HTTP_PROXY": "http://me:p@sshunter2@proxy:1"}, "http://me:p@sshunter2@proxy:1", "http://proxy:1"),
+        ({"HTTP_PROXY": "http://me:p@ss/hunter2@proxy:1"}, "bad name 'p@ss/hunter2'", "bad name '***'"),
+        ({"S3": "s3://me:secret12@m:9/b"}, 'Invalid bucket name "me:secret12@m:9"', 'Invalid bucket name "***@m:9"'),
+        ({}, 'File {"a": "-----BEGIN PRIVATE KEY-----\nMII"} was', 'File {"a": "***'),
+        ({"KEYCLOAK_REALM": "models", "MONKEY_MODE": "digits"}, "/models/digits", "/models/digits"),
+        (
+            {"X_TOKEN": "memory12", "APIKEY": "digits12", "PGPASSWORD": "pg-pass"},
+            "memory12 digits12 pg-pass",
+            "*** *** ***",
+        ),
+    ],
+)
+def test_whatever_looks_like_a_secret_is_taken_out_and_no_more(environ: dict[str, str], text: str, said: str) -> None:
+    assert redaction(environ)(text) == said
+
+
+def test_titles_and_advice_are_our_own_words() -> None:
+    found = ok("memory", "memory", "memory12 is memory12", "more\nmemory12").redacted(redaction({"TOKEN": "memory12"}))
+    assert (found.title, found.detail, found.advice) == ("memory", "*** is ***", "more memory12")

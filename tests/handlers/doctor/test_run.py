@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from handlers.doctor.finding import Findings, Level, ok
 from handlers.doctor.report import as_json, read, report_on
 from handlers.doctor.run import Check, Crew
 from handlers.settings import Settings
-from tests.conftest import DIGITS
+from tests.conftest import DIGITS, ROOT
 from tests.fakes import no_more_threads
 
 
@@ -125,3 +126,16 @@ def test_settings_that_cannot_be_read_are_told_and_the_others_count(monkeypatch:
     assert (settings.model_name, settings.workers, settings.port, settings.rest_port) == ("digits", 2, 8500, 8501)
     monkeypatch.setenv("GRPC_SERVERS", "many")
     assert read({})[1][-1].detail.startswith("GRPC_SERVERS is 'many'")
+
+
+def test_every_id_is_on_the_page() -> None:
+    calls = (
+        r"\b(?:ok|warning|problem|make|Finding|_check|Check)\(\s*\"([a-z_.]+)\"|\brefused\(f?\"[^\"]*\", \"([a-z.]+)\""
+    )
+    modules = (ROOT / "handlers" / "doctor").glob("*.py")
+    found = {first or second for path in modules for first, second in re.findall(calls, path.read_text())}
+    names = set(re.findall(r"`([a-z]+[._a-z]*…?)`", (ROOT / "docs" / "doctor.md").read_text()))
+    # `settings…` is of all that begin so.
+    beginnings = tuple(name[:-1] for name in names if name.endswith("…"))
+    assert {id for id in found if id not in names and not id.startswith(beginnings)} == set()
+    assert {"model.storage", "disk.room", "process"} <= found

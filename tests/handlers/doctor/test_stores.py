@@ -19,9 +19,10 @@ from handlers.configuration import ModelConfig
 from handlers.doctor.credentials import check_credentials
 from handlers.doctor.finding import Finding, Level
 from handlers.doctor.room import check_compiled, check_fit, check_formats
-from handlers.doctor.stores import Stored, check_model
+from handlers.doctor.stores import LIST, Stored, check_model, refused
+from model_cache.errors import StorageUnavailable
 from model_cache.policy import Specific
-from model_cache.storage import StorageOptions
+from model_cache.storage import StorageOptions, open_storage
 from tests.conftest import DIGITS
 from tests.handlers.doctor.sites import levels, one, site_of
 from tests.servers.azurite import Azurite
@@ -152,6 +153,31 @@ def test_a_path_that_nothing_reads_and_one_that_is_not_there_are_told() -> None:
     assert levels(examined("ftp://host/m", StorageOptions())) == {"model.storage": Level.PROBLEM}
     found = one(examined("/no/such/place", StorageOptions()), "model.list")
     assert "check the path, and that it is mounted" in found.advice
+
+
+ADVICE = {
+    ("az", "403 AuthorizationFailure"): "the account's firewall",
+    ("az", "403 KeyBasedAuthenticationNotPermitted"): "takes no keys",
+    ("az", "409 PublicAccessNotPermitted"): "grant Storage Blob Data Reader",
+    ("az", "Incorrect padding"): "is no base64",
+    ("s3", "The config profile (nope) could not be found"): "said of the credentials",
+    ("s3", 'Generic S3 error: Failed to read token file "/nope"'): "said of the credentials",
+    ("s3", "External AWS credential provider: Connection refused"): "said of the credentials",
+    ("s3", "SSL validation failed … CERTIFICATE_VERIFY_FAILED"): "AWS_CA_BUNDLE",
+    ("s3", "SSL validation failed … [SSL: WRONG_VERSION_NUMBER]"): "no TLS is spoken there",
+    ("s3", "HTTP error: error sending request (https://127.0.0.1:17634)"): "if it answers, TLS is refused",
+    ("s3", "HTTP error: error sending request (http://127.0.0.1:17634)"): "said of the endpoint; check the path",
+}
+
+
+@pytest.mark.parametrize(("scheme", "text"), ADVICE)
+def test_what_stores_and_their_clients_say_is_explained(scheme: str, text: str) -> None:
+    storage = open_storage(f"{scheme}://models/m", StorageOptions(environ=AN_ACCOUNT))
+    found = refused("m", "model.list", StorageUnavailable(f"cannot list {storage}: {text}"), storage, LIST)
+    assert ADVICE[scheme, text] in found.advice
+
+
+AN_ACCOUNT = {"AZURE_STORAGE_ACCOUNT": "a", "AZURE_STORAGE_KEY": "aHVzaA=="}
 
 
 def test_publishing_is_tried_only_if_asked_and_leaves_nothing(

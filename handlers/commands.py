@@ -6,10 +6,12 @@ What takes long to import is imported by the command that needs it.
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,9 +29,15 @@ _FETCH_OPTIONS = ("cache_dir", *_STORAGE_OPTIONS, "log_level")
 _ONE_SHOT_OPTIONS = (*_FETCH_OPTIONS, *OF_MODEL)
 _PULL_OPTIONS = (*_FETCH_OPTIONS, "disk_budget", "ready_marker")
 _OF_SEVERAL = ("model_config_file", "model_config")
-_PULL_ALL_OPTIONS = (*_PULL_OPTIONS, *_OF_SEVERAL)
+_PULL_ONE_OPTIONS = (*_PULL_OPTIONS, "model_version_policy")
+_PULL_ALL_OPTIONS = (*_PULL_ONE_OPTIONS, "model_name", *_OF_SEVERAL)
+_OF_THE_CACHE = ("cache_dir", "disk_budget")
 _COMPILE_OPTIONS = (*_PULL_OPTIONS, *OF_MODEL, "plugin_config")
-_CACHE_OPTIONS = ("cache_dir", "disk_budget")
+_CACHE_OPTIONS = _OF_THE_CACHE
+
+
+class _Unheard(OSError):
+    """Standard output takes nothing."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -59,6 +67,13 @@ def run(arguments: Sequence[str]) -> int:
         return USAGE
     except (ModelCacheError, InferenceError) as exc:
         print(f"decant: {exc}", file=sys.stderr)
+        return FAILED
+    except _Unheard as exc:
+        # What Python would write once more, at its end, goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        # Who closed the pipe has seen enough.
+        if exc.errno != errno.EPIPE:
+            print(f"decant: cannot write standard output: {exc.strerror}", file=sys.stderr)
         return FAILED
     return code
 
@@ -122,6 +137,13 @@ def _add_inspect(command: argparse.ArgumentParser) -> None:
 def _add_pull(command: argparse.ArgumentParser) -> None:
     command.add_argument("models", nargs="*", metavar="model", help="directory or URL of the model's versions")
     _add_version_option(command)
+    command.add_argument(
+        *("--output", "-o"),
+        metavar="DIR",
+        help="directory to lay models out in, as DIR/NAME/VERSION/..., to be served from there with no store: NAME is "
+        "model_name, the file's or the last part of the path, and with a policy all versions that it offers are laid "
+        "out; default: the cache",
+    )
     add_options(command, only=_PULL_ALL_OPTIONS)
     command.set_defaults(run=_pull)
 
@@ -214,6 +236,21 @@ def _add_version_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", type=int, help="number of the version; default: the newest")
 
 
+def _say(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except OSError as exc:
+        raise _Unheard(exc.errno, exc.strerror) from exc
+
+
+def _say_bytes(content: bytes) -> None:
+    try:
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+    except OSError as exc:
+        raise _Unheard(exc.errno, exc.strerror) from exc
+
+
 def _serve(options: argparse.Namespace) -> int:
     return serve_with(vars(options))
 
@@ -221,7 +258,7 @@ def _serve(options: argparse.Namespace) -> int:
 def _predict(options: argparse.Namespace) -> int:
     from handlers.one_shot import predict
 
-    print(predict(_one_shot_settings(options), options.version, _read(options.request)).decode())
+    _say(predict(_one_shot_settings(options), options.version, _read(options.request)).decode())
     return 0
 
 
@@ -229,19 +266,32 @@ def _inspect(options: argparse.Namespace) -> int:
     from handlers.one_shot import describe
 
     for line in describe(_one_shot_settings(options), options.version):
-        print(line)
+        _say(line)
     return 0
 
 
 def _pull(options: argparse.Namespace) -> int:
-    from handlers.stock import pull
+    from handlers.stock import pull, pull_to
 
-    chosen = [_settings_of(model, options, _PULL_OPTIONS) for model in options.models]
+    if len(options.models) > 1 and options.model_name is not None:
+        raise SettingsError("model_name is given with several models; want one, or a file of models")
+    chosen = [
+        _settings_of(model, options, _PULL_ONE_OPTIONS, name=options.model_name or "") for model in options.models
+    ]
     if options.model_config_file or options.model_config or not chosen:
         chosen.append(_settings(options, _PULL_ALL_OPTIONS))
-    for settings in chosen:
-        for line in pull(settings, options.version):
-            print(line, flush=True)
+    lines: Iterator[str]
+    if options.output is None:
+        lines = chain.from_iterable(pull(settings, options.version) for settings in chosen)
+    else:
+        for name in _OF_THE_CACHE:
+            if getattr(options, name) is not None:
+                raise SettingsError(f"{name} is given with output, which needs no cache; want one of them")
+        if not options.output:
+            raise SettingsError("output is empty; want a directory")
+        lines = pull_to(Path(options.output), chosen, options.version)
+    for line in lines:
+        _say(line)
     return 0
 
 
@@ -255,7 +305,7 @@ def _compile(options: argparse.Namespace) -> int:
         output=options.output,
         is_forced=options.force,
     ):
-        print(line, flush=True)
+        _say(line)
         done = done and is_good
     return 0 if done else FAILED
 
@@ -264,7 +314,7 @@ def _cache_ls(options: argparse.Namespace) -> int:
     from handlers.stock import show
 
     for line in show(_settings(options, _CACHE_OPTIONS)):
-        print(line)
+        _say(line)
     return 0
 
 
@@ -273,7 +323,7 @@ def _cache_rm(options: argparse.Namespace) -> int:
 
     done = True
     for is_gone, line in remove(_settings(options, ("cache_dir",)), options.digests, all_of_them=options.all):
-        print(line)
+        _say(line)
         done = done and is_gone
     return 0 if done else FAILED
 
@@ -283,7 +333,7 @@ def _cache_verify(options: argparse.Namespace) -> int:
 
     done = True
     for is_whole, line in verify(_settings(options, ("cache_dir",)), options.digests):
-        print(line, flush=True)
+        _say(line)
         done = done and is_whole
     return 0 if done else FAILED
 
@@ -303,12 +353,12 @@ def _deploy_render(options: argparse.Namespace) -> int:
             return USAGE
         if options.output != "-":
             for line in write(rendered, Path(options.output), is_forced=options.force, is_dry=options.dry_run):
-                print(line)
+                _say(line)
         elif options.dry_run:
             for one in rendered:
-                print(*(f"{one.target}/{name}" for name in one.files), sep="\n")
+                _say("\n".join(f"{one.target}/{name}" for name in one.files))
         else:
-            sys.stdout.buffer.write(to_stdout(rendered))
+            _say_bytes(to_stdout(rendered))
     except ManifestError as exc:
         print(f"decant: {exc}", file=sys.stderr)
         return USAGE
@@ -322,14 +372,14 @@ def _deploy_targets(options: argparse.Namespace) -> int:
     from handlers.deploy.targets import TARGETS
 
     for target, text in TARGETS.items():
-        print(f"{target:15} {text}")
+        _say(f"{target:15} {text}")
     return 0
 
 
 def _deploy_example(options: argparse.Namespace) -> int:
     from handlers.deploy.templates import text
 
-    print(text("models.yaml"), end="")
+    _say(text("models.yaml").rstrip("\n"))
     return 0
 
 
@@ -342,7 +392,7 @@ def _doctor(options: argparse.Namespace) -> int:
     settings, findings = read(flags)
     report = report_on(settings, timeout=options.timeout, writes=options.publish, before=findings)
     for line in [report.json()] if options.json else report.lines():
-        print(line)
+        _say(line)
     if not report.is_complete:
         # Not by returning: Python would wait for threads that wait for what never answers.
         sys.stdout.flush()
@@ -354,8 +404,10 @@ def _one_shot_settings(options: argparse.Namespace) -> Settings:
     return _settings_of(options.model, options, _ONE_SHOT_OPTIONS)
 
 
-def _settings_of(model: str, options: argparse.Namespace, names: Sequence[str]) -> Settings:
-    name = model.rstrip("/").rpartition("/")[2] or "model"
+def _settings_of(model: str, options: argparse.Namespace, names: Sequence[str], *, name: str = "") -> Settings:
+    # A query may be signed, and names are shown.
+    path = model.partition("?")[0] if "://" in model else model
+    name = name or path.rstrip("/").rpartition("/")[2] or "model"
     return _settings(options, names, model_name=name, model_path=model, **dict.fromkeys(_OF_SEVERAL, ""))
 
 

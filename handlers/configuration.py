@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from handlers.settings import Settings, SettingsError
 from model_cache.policy import MAX_VERSION, All, Latest, Specific, VersionPolicy
-from model_cache.storage import BACKENDS, StorageOptions, open_storage
+from model_cache.storage import BACKENDS, StorageOptions, open_storage, public_url
 from runtime.errors import quoted, shown
 from runtime.options import DEFAULTS, ModelOptions
 
@@ -247,7 +247,8 @@ def place(number: int, name: object) -> str:
 def refuse_path(where: str, given: str, wanted: str) -> NoReturn:
     """Refuse a base_path, which may have credentials in it."""
     raise SettingsError(
-        f"{where}: base_path is {shown(given)}; want {wanted}", f"{where}: base_path cannot be; want {wanted}"
+        f"{where}: base_path is {shown(public_url(given))}; want {wanted}",
+        f"{where}: base_path cannot be; want {wanted}",
     )
 
 

@@ -29,6 +29,7 @@ from handlers.settings import OF_TLS, Settings
 from model_cache.cache import FAILURE_TTL
 from model_cache.errors import BlobChanged, CacheFull, LoadFailed, LoadPending, ModelCacheError, ModelNotFound
 from model_cache.repository import ServableId
+from model_cache.storage import public_url
 from model_cache.timeline import span, timeline
 from runtime.server import ModelServer
 
@@ -147,7 +148,7 @@ def _is_vital(settings: Settings) -> bool:
 def _what(settings: Settings) -> str:
     if settings.has_configuration:
         return settings.model_config_file or INLINE
-    return f"{settings.model_name} from {settings.model_path}"
+    return f"{settings.model_name} from {public_url(settings.model_path)}"
 
 
 def poll_seconds(settings: Settings, file: Configuration) -> float:

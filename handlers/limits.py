@@ -32,6 +32,11 @@ def is_in_memory(directory: Path, root: Path = Path("/")) -> bool:
     Args:
         root: where ``/proc`` is.
     """
+    return filesystem_of(directory, root) in ("tmpfs", "ramfs")
+
+
+def filesystem_of(directory: Path, root: Path = Path("/")) -> str:
+    """Return the type of the file system that a directory is on; empty if /proc does not say."""
     found = PurePosixPath(), ""
     for line in _read(root / "proc" / "self" / "mountinfo").splitlines():
         # See proc(5): the mount point is the fifth field, and the type comes after the hyphen.
@@ -40,7 +45,7 @@ def is_in_memory(directory: Path, root: Path = Path("/")) -> bool:
         # Of two mounts on one point the later hides the earlier.
         if directory.absolute().is_relative_to(point) and len(point.parts) >= len(found[0].parts):
             found = point, rest.partition(" ")[0]
-    return found[1] in ("tmpfs", "ramfs")
+    return found[1]
 
 
 def memory_room(root: Path = Path("/")) -> int:
@@ -88,13 +93,13 @@ def _size(path: Path) -> int:
 
 
 def _limit_files(root: Path) -> Iterator[Path]:
-    for is_version_2, group in _groups(root, "memory"):
+    for is_version_2, group in groups(root, "memory"):
         yield group / ("memory.max" if is_version_2 else "memory.limit_in_bytes")
 
 
 def _cpu_quotas(root: Path) -> Iterator[float]:
     """Yield how many CPUs our group and those above it may use, as far as that is limited."""
-    for is_version_2, group in _groups(root, "cpu"):
+    for is_version_2, group in groups(root, "cpu"):
         if is_version_2:
             # As in "150000 100000": microseconds of CPU in each so many microseconds.
             quota, _, period = _read(group / "cpu.max").partition(" ")
@@ -104,7 +109,7 @@ def _cpu_quotas(root: Path) -> Iterator[float]:
             yield time / of
 
 
-def _groups(root: Path, controller: str) -> Iterator[tuple[bool, Path]]:
+def groups(root: Path, controller: str) -> Iterator[tuple[bool, Path]]:
     """Yield the directories where limits may be, of our group and all above it, as each of them binds us.
 
     With each comes whether it is of version 2 of cgroups.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from handlers.cli import heed_signals, serve_with
-from handlers.settings import is_on_cloud_run, read_flags
+from handlers.settings import has_port_of_platform, read_flags
 from model_cache.timeline import timeline
 
 DEFAULTS: Mapping[str, Any] = {
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def not_its_own() -> Collection[str]:
     """Return the variables that OpenVINO Model Server knows nothing of, and that manifests for it have for others."""
-    return () if is_on_cloud_run() else ("PORT",)
+    return () if has_port_of_platform() else ("PORT",)
 
 
 def defaults(cache: Path) -> Mapping[str, Any]:

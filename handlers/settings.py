@@ -152,8 +152,12 @@ def _outputs(text: str) -> tuple[str, ...]:
     urls = tuple(url.rstrip("/") for url in _names(text))
     for url in urls:
         scheme, separator, rest = url.partition("://")
-        # Not of a whole bucket by a slip of the pen: what may write there may replace models.
-        if scheme not in ("s3", "gs", "az", "file") or not separator or "/" not in rest:
+        if scheme not in ("s3", "gs", "az", "file") or not separator:
+            raise ValueError
+        parts = (rest.removeprefix("/") if scheme == "file" else rest).split("/")
+        # Not of a whole bucket by a slip of the pen: what may write there may replace models. A host may be before it.
+        fewest = 1 if scheme == "file" else 3 if ":" in parts[0] else 2
+        if len(parts) < fewest or any(part in ("", ".", "..") for part in parts):
             raise ValueError
     return urls
 
@@ -707,6 +711,16 @@ def read_settings(
 
 def is_on_cloud_run() -> bool:
     """Whether whatever is written to disk takes memory, which cannot be told there by looking at the disk."""
+    return "K_SERVICE" in os.environ and not is_on_kubernetes()
+
+
+def is_on_kubernetes() -> bool:
+    """Whether this is a pod, as one of Knative's or KServe's is, whose disk is one."""
+    return "KUBERNETES_SERVICE_HOST" in os.environ
+
+
+def has_port_of_platform() -> bool:
+    """Whether Cloud Run or Knative says in PORT where it will ask."""
     return "K_SERVICE" in os.environ
 
 

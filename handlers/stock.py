@@ -1,19 +1,25 @@
-"""What the command line does with the disk cache: fill it ahead, and show, check or remove what is in it."""
+"""What the command line does with the disk cache: fill it ahead, show, check or remove what is in it, or do without."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 
 from handlers.build import open_disk_cache, open_repository
-from handlers.configuration import models_of
+from handlers.configuration import ModelConfig, models_of
+from handlers.progress import watch
 from handlers.settings import Settings, SettingsError
 from model_cache.disk import Entry
 from model_cache.errors import ModelNotFound
+from model_cache.layout import lay_out, refuse_other
+from model_cache.policy import Specific
 from model_cache.repository import ModelRepository, ModelVersion
 
 SHOWN = 12
 """Digits of a digest that are shown, and are enough to name it."""
+_MAX_NAME = 255
+"""Bytes of a directory's name."""
 
 
 def pull(settings: Settings, version: int | None) -> Iterator[str]:
@@ -29,6 +35,55 @@ def pull(settings: Settings, version: int | None) -> Iterator[str]:
         # The newest may have a label, or several.
         for found in dict.fromkeys((find(repository, version), *labelled)):
             yield _pull(settings, found)
+
+
+def pull_to(directory: Path, chosen: Sequence[Settings], version: int | None) -> Iterator[str]:
+    """Lay versions out as ``directory/NAME/VERSION``, to be served from there; yield a line for each.
+
+    Those are one of each model, or all that its policy offers, or without one the newest and those with labels. Before
+    the first is fetched all are found, and what is there is looked at.
+
+    Raises:
+        SettingsError: the models are not what they should be, or their names are no directories'.
+        ModelCacheError: one cannot be had or written, or something else is there.
+    """
+    wanted: dict[Path, tuple[ModelVersion, str]] = {}
+    names: set[str] = set()
+    for settings in chosen:
+        configuration = models_of(settings)
+        for name, reason in configuration.rejected.items():
+            raise SettingsError(f"{name}: {reason}; want models that can be served")
+        for model in configuration.models:
+            if model.name in names:
+                raise SettingsError(f"{model.name!r} is the name of two models; want a name for each, as a file gives")
+            names.add(model.name)
+            home = directory / _directory_name(model.name)
+            for found in _offered(model, open_repository(model, settings), version):
+                wanted[home / str(found.id.version)] = (found, settings.ready_marker)
+    for target, (found, marker) in wanted.items():
+        refuse_other(found, target, marker)
+    for target, (found, marker) in wanted.items():
+        fetched = lay_out(found, target, watch, marker)
+        how = "there already" if fetched is None else f"fetched in {fetched.seconds:.2f} s"
+        yield f"{found}: {found.size} bytes in {target}, {how}"
+
+
+def _directory_name(name: str) -> str:
+    if name.startswith(".") or "/" in name or len(name.encode(errors="replace")) > _MAX_NAME:
+        raise SettingsError(f"{name[:100]!r} is no name for a directory; give the model one with --model_name")
+    return name
+
+
+def _offered(model: ModelConfig, repository: ModelRepository, version: int | None) -> Collection[ModelVersion]:
+    if version is not None:
+        return [find(repository, version)]
+    found = [find(repository, None), *map(repository.find, model.labels.values())]
+    # Who names versions wants them all, and not those that happen to be there.
+    if isinstance(model.policy, Specific):
+        found += map(repository.find, sorted(model.policy.versions))
+    elif model.policy is not None:
+        found += repository.versions().values()
+    return dict.fromkeys(found)
 
 
 def find(repository: ModelRepository, version: int | None) -> ModelVersion:

@@ -37,6 +37,12 @@ def complaint(arguments: Sequence[str], environ: Mapping[str, str]) -> str | Non
     if not rest_port:
         # Importing gRPC would take longer than the server's own start: that it listens must do.
         grpc_port = int(setting("port", arguments, environ) or default_grpc_port)
+        path = setting("grpc_socket_path", arguments, environ)
+        if not grpc_port and path:
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(TIMEOUT)
+                connection.connect(path)
+            return None
         socket.create_connection((address("grpc_bind_address", arguments, environ), grpc_port), TIMEOUT).close()
         return None
     status = live_status(address("rest_bind_address", arguments, environ), rest_port)

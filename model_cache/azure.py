@@ -1,7 +1,7 @@
 """Models in Azure Blob Storage, through azure-storage-blob.
 
 The account and who asks are in the variables that OVMS, Azure's command line and its SDKs have for them, see
-`_container`; a managed or workload identity comes from azure-identity, if it is installed.
+`container_of`; a managed or workload identity comes from azure-identity, if it is installed.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class AzureStorage:
             "retry_policy": LinearRetry(backoff=1, random_jitter_range=1, retry_total=3, retry_read=1),
         }
         try:
-            self._container = _container(self._name, options, self._credential, settings)
+            self._container = container_of(self._name, options, self._credential, settings)
         except ValueError as exc:
             # From none: the text has the URL that makes no sense, and with it a SAS.
             raise StorageUnavailable(f"cannot set up {self}: {_reason(exc)}") from None
@@ -161,7 +161,7 @@ class AzureStorage:
         )
 
 
-def _container(
+def container_of(
     name: str, options: StorageOptions, credential: TokenCredential | None, settings: Mapping[str, Any]
 ) -> ContainerClient:
     """Return the container, of the account and with the rights that the environment names.

@@ -336,7 +336,7 @@ class DiskCache:
             sync(partial, paths)
         Manifest.of(version, arrived, is_synced=self._is_durable).write(partial)
         if self._is_durable:
-            _let_all_read(partial)
+            let_all_read(partial)
 
     def _add_compiled(self, version: ModelVersion, arrived: Mapping[str, bytes], partial: Path) -> None:
         """Put what was compiled with a version that is complete, as far as there is room. Needs the cache's lock."""
@@ -397,7 +397,7 @@ class DiskCache:
                 new.unlink(missing_ok=True)
             raise
         if self._is_durable:
-            _let_all_read(place)
+            let_all_read(place)
 
     def _begin(self, version: ModelVersion, paths: Mapping[PurePosixPath, Blob], partial: Path) -> int | None:
         """Return the exclusive lock of the version's partial directory, with room made and files reserved in it.
@@ -696,8 +696,8 @@ def _names(version: ModelVersion) -> str:
     return f"{len(names)} files: {', '.join(names[:10])[:200]}"
 
 
-def _let_all_read(directory: Path) -> None:
-    # Whatever the umask of who builds an image; its servers run as somebody else.
+def let_all_read(directory: Path) -> None:
+    """Let all users read a tree, whatever the umask of who builds an image: its servers run as somebody else."""
     for parent, _, names in os.walk(directory):
         Path(parent).chmod(0o755)
         for name in names:
@@ -718,11 +718,20 @@ def place_in(root: Path) -> Path:
     return root
 
 
+def status_in(root: Path) -> os.stat_result:
+    """Return the status of where the cache is.
+
+    What the operator has set may be a link. In a directory that is open to everybody, anybody may have made one, so
+    there it is the link's.
+    """
+    place = place_in(root)
+    return place.stat() if place == root else place.lstat()
+
+
 def _is_private(root: Path) -> bool:
     """Whether the cache's directory is there, and `_make_private` would have nothing against it."""
-    place = place_in(root)
     try:
-        found = place.stat() if place == root else place.lstat()
+        found = status_in(root)
     except OSError:
         return False
     return stat.S_ISDIR(found.st_mode) and found.st_uid in (os.geteuid(), 0) and not found.st_mode & 0o022
@@ -736,8 +745,7 @@ def _make_private(root: Path, mode: int) -> Path:
             root.chmod(mode)
     place = place_in(root)
     place.mkdir(mode=mode, exist_ok=True)
-    # What the operator has set may be a link. In a directory that is open to everybody, anybody may have made one.
-    found = place.stat() if place == root else place.lstat()
+    found = status_in(root)
     if not stat.S_ISDIR(found.st_mode):
         raise NotADirectoryError(errno.ENOTDIR, "the directory is none")
     # What is root's and can be changed by root alone was put there when the image was built.

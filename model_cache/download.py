@@ -65,7 +65,7 @@ class _Part(NamedTuple):
     stop: int
 
 
-class _Checksum(Protocol):
+class Checksum(Protocol):
     def update(self, data: bytes, /) -> None: ...
 
     def hexdigest(self) -> str: ...
@@ -289,7 +289,7 @@ class Download:
 
     def _check_sums(self) -> None:
         for path, blob in sorted(self._files.items(), key=lambda item: item[1].size, reverse=True):
-            checksum = _checksum(blob)
+            checksum = checksum_of(blob)
             if checksum is None:
                 continue
             self._digest(path, blob, checksum)
@@ -305,7 +305,7 @@ class Download:
                 f"{blob.key} came with the checksum {checksum.hexdigest()}, was listed with {blob.checksum}"
             )
 
-    def _digest(self, path: PurePosixPath, blob: Blob, checksum: _Checksum) -> None:
+    def _digest(self, path: PurePosixPath, blob: Blob, checksum: Checksum) -> None:
         position = 0
         with (self._directory / path).open("rb", buffering=0) as file:
             while position < blob.size:
@@ -462,7 +462,8 @@ def _libc() -> Any:
     return ctypes.CDLL(None, use_errno=True)
 
 
-def _checksum(blob: Blob) -> _Checksum | None:
+def checksum_of(blob: Blob) -> Checksum | None:
+    """Return what adds up the bytes of a blob as its store has, or None if the store does not say."""
     kind, _, _ = blob.checksum.partition(":")
     if kind == "md5":
         return hashlib.md5(usedforsecurity=False)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 import obstore
-from obstore.exceptions import BaseError, InvalidPathError, PreconditionError
+from obstore.exceptions import BaseError, InvalidPathError, PermissionDeniedError, PreconditionError
 
 from model_cache.errors import BlobChanged, ClientUnsuitable, StorageInterrupted, StorageUnavailable
 from model_cache.fast_stores import Place, find
@@ -187,6 +187,11 @@ class FastStorage:
             obstore.get(self._store, self._place.prefix + _ABSENT)
         except FileNotFoundError:
             return
+        except PermissionDeniedError as exc:
+            # S3 says so, and not that it is not there, to who may list some prefixes only.
+            if _code(str(exc)):
+                return
+            raise
         raise StorageUnavailable(f"{failure}: the answer is no listing; is this the right server?")
 
     def _without_folders(self, empty: builtins.list[Blob]) -> builtins.list[Blob]:
@@ -209,7 +214,8 @@ class FastStorage:
     def _looks_like_a_folder(self, blob: Blob) -> bool:
         try:
             attributes = obstore.get(self._store, self._key(blob), options={"head": True}).attributes
-        except FileNotFoundError:
+        # The latter as in `_expect_a_store`.
+        except (FileNotFoundError, PermissionDeniedError):
             return True
         return attributes.get("hdi_isfolder") == "true"
 

@@ -23,7 +23,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 
 from model_cache.errors import ClientUnsuitable
 from model_cache.s3_location import is_directory_bucket, locate
-from model_cache.storage import StorageOptions
+from model_cache.storage import StorageOptions, public_url
 
 if TYPE_CHECKING:
     from obstore.store import (
@@ -292,7 +292,7 @@ def _check(bucket: str, prefix: str, endpoint: str) -> None:
     if prefix and any(part in ("", ".", "..") for part in prefix[:-1].split("/")):
         raise ClientUnsuitable(f"{prefix!r} is no plain path")
     if endpoint and not re.fullmatch(r"https?://[A-Za-z0-9.:_\[\]-]+(/[A-Za-z0-9._/-]*)?", endpoint):
-        raise ClientUnsuitable(f"{endpoint!r} is no plain URL")
+        raise ClientUnsuitable(f"{public_url(endpoint)!r} is no plain URL")
 
 
 def _options(options: StorageOptions, endpoint: str) -> _Options:

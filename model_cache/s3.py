@@ -6,6 +6,7 @@ with none, requests are not signed, as OVMS's were not.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -238,7 +239,7 @@ def _reason(exc: Exception) -> str:
     if isinstance(exc, KeyError):
         return f"the SDK misses {exc} in what it was answered, such as credentials; try storage_client obstore"
     if not isinstance(exc, ClientError):
-        # Some of the SDK's messages have several lines.
-        return " ".join(str(exc).split()) or type(exc).__name__
+        # Some of the SDK's messages have several lines, or an endpoint's or proxy's URL with a password in it.
+        return re.sub(r"(\w+://)[^\s/]+@", r"\1", " ".join(str(exc).split())) or type(exc).__name__
     error = exc.response.get("Error", {})
     return f"{error.get('Code', 'unknown error')}: {error.get('Message', '')}".rstrip(": ")

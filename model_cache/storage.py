@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import re
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,6 +139,16 @@ BACKENDS = {
 
 _EXTRAS = {"boto3": "s3", "botocore": "s3", "google": "gcs", "azure": "azure"}
 _WANTED = "a path, file:///path, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
+_SIGNATURE = r"[?&](X-Amz-\w+|X-Goog-\w+|AWSAccessKeyId|GoogleAccessId|Signature|sig)="
+_PATHS = {
+    "s3": ("AWS_WEB_IDENTITY_TOKEN_FILE",),
+    "gs": ("GOOGLE_APPLICATION_CREDENTIALS",),
+    "az": ("AZURE_FEDERATED_TOKEN_FILE", "AZURE_CLIENT_CERTIFICATE_PATH"),
+}
+"""Variables that name files with secrets, by scheme. Whoever finds no such file quotes them."""
+_MAX_PATH = 255
+_BEGINNINGS = ("{", '"', "-----", "eyJ", "eyA", "ewo", "ew0K", "LS0t")
+"""Of keys in JSON or PEM, and of either in base64, as which tokens begin, too."""
 
 
 def open_storage(url: str, options: StorageOptions | None = None) -> Storage:
@@ -148,10 +159,23 @@ def open_storage(url: str, options: StorageOptions | None = None) -> Storage:
         StorageUnavailable: the client is not installed, or cannot read this.
     """
     options = options or StorageOptions()
-    scheme = urlsplit(url).scheme
+    parts = urlsplit(url)
+    scheme = parts.scheme
+    # No bucket has such a name. What comes before may be a password, and errors end up in logs.
+    if "@" in parts.netloc:
+        raise ValueError(f"a {scheme}:// URL has something before an @; want {_WANTED}, and credentials in variables")
     if scheme not in BACKENDS:
-        raise ValueError(f"cannot read models from {url!r}; want {_WANTED}")
-    if BACKENDS[scheme] == _LOCAL or options.client == "sdk":
+        raise ValueError(f"cannot read models from {public_url(url)!r}; want {_WANTED}")
+    if BACKENDS[scheme] == _LOCAL:
+        return _open_backend(scheme, url, options)
+    # The backend of Azure wants no query at all.
+    if scheme in ("s3", "gs") and re.search(_SIGNATURE, url, re.IGNORECASE):
+        raise ValueError(
+            f"{public_url(url)!r} has a signature in its query; want {_WANTED}, and credentials in variables"
+        )
+    if misplaced := misplaced_secret(scheme, options):
+        raise StorageUnavailable(f"cannot set up {scheme}://: {misplaced}")
+    if options.client == "sdk":
         return _open_backend(scheme, url, options)
     try:
         fast, identity = _open_fast(url, options)
@@ -163,6 +187,38 @@ def open_storage(url: str, options: StorageOptions | None = None) -> Storage:
         return storage
     logger.debug("reading %s with obstore, as %s", fast, identity)
     return fast if options.client == "obstore" else _FastIfSuitable(fast, url, options)
+
+
+def public_url(url: str) -> str:
+    """Return a URL without what may be secret: a name and a password before the host, and the query."""
+    scheme, mark, rest = url.partition("://")
+    if not mark:
+        return url
+    host, slash, path = rest.partition("?")[0].partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+
+
+def misplaced_secret(scheme: str, options: StorageOptions) -> str:
+    """Return what is wrong with a variable that has, for the path of a key or token, that itself; empty if none has.
+
+    SDKs quote it as a file that is not there.
+    """
+    if options.is_anonymous:
+        return ""
+    for name in _PATHS[scheme.replace("azure", "az")]:
+        given = options.environ.get(name, "")
+        is_strange = len(given) > _MAX_PATH or "\n" in given or given.lstrip().startswith(_BEGINNINGS)
+        if is_strange and not _is_file(given):
+            return f"{name} is no path, but seems to be the secret itself; want the path of a file that has it"
+    return ""
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    # Its name is too long for one.
+    except OSError:
+        return False
 
 
 def _open_backend(scheme: str, url: str, options: StorageOptions) -> Storage:

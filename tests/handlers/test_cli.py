@@ -73,6 +73,8 @@ def test_predict_asks_a_server(tmp_path: Path) -> None:
         (["predict", DIGITS, DIGITS / "seven.png"], 1, "JSON Parse error"),
         (["predict", "ftp://x/y", SEVEN], 64, "cannot read models from 'ftp://x/y'; want a path, file:///path, s3://"),
         (["pull", "s3://"], 64, "names no bucket"),
+        (["pull", "s3://me:hush@minio:9000/b/m"], 64, "a s3:// URL has something before an @; want a path, file:///"),
+        (["pull", "https://b/m?sig=hush"], 64, "cannot read models from 'https://b/m'; want"),
         (["pull", DIGITS / "1"], 1, "no directory named by a number"),
         (["pull", DIGITS, "--version", "2"], 1, "Specific(digits, 2)"),
         (["pull"], 64, "no model is given"),
@@ -112,6 +114,22 @@ def test_what_cannot_be_done_is_one_line_and_an_exit_code(arguments: list[str | 
     assert done.stdout == b"" or arguments[0] == "inspect"
     (line,) = done.stderr.decode().splitlines()
     assert message in line
+    assert "hush" not in line
+
+
+def test_output_that_nobody_takes_is_no_traceback() -> None:
+    argv = [sys.executable, "-m", "handlers.cli", "deploy", "targets"]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, check=False, env=clean_environment())
+    assert (done.returncode, done.stderr) == (1, b"decant: cannot write standard output: No space left on device\n")
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(argv, stdout=writer, stderr=subprocess.PIPE, check=False, env=clean_environment())
+    finally:
+        os.close(writer)
+    # As of whoever pipes into `head`.
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 def test_inspect_shows_versions_sizes_and_the_signature() -> None:

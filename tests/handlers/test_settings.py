@@ -375,9 +375,13 @@ def test_storages_are_told_what_is_set_and_what_the_environment_is(monkeypatch: 
 
 def test_cloud_run_is_known_by_the_variable_it_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("K_SERVICE", raising=False)
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     assert not is_on_cloud_run()
     monkeypatch.setenv("K_SERVICE", "digits")
     assert is_on_cloud_run()
+    # Knative sets it, too; what its pods write is on a disk, and takes no memory.
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    assert not is_on_cloud_run()
 
 
 @pytest.mark.parametrize("level", ["TRACE", "trace"])

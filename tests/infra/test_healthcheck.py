@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -124,6 +125,20 @@ def test_without_http_it_is_healthy_if_grpc_listens() -> None:
         assert complaint(["--rest_port", "0", "--port", str(port)], {}) is None
     with pytest.raises(ConnectionRefusedError):
         complaint(["--rest_port", "0", "--port", str(port)], {})
+
+
+def test_without_ports_it_is_healthy_if_the_socket_listens(tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    flags = ["--rest_port", "0", "--port=0", "--grpc_socket_path", path]
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        server.listen()
+        assert complaint(flags, {}) is None
+        # A port is looked at first: it is what most clients use.
+        with pytest.raises(ConnectionRefusedError):
+            complaint([*flags, "--port", str(free_port())], {})
+    with pytest.raises(ConnectionRefusedError):
+        complaint(flags, {})
 
 
 def check(**environ: str) -> subprocess.CompletedProcess[str]:

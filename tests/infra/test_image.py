@@ -153,6 +153,7 @@ def baked(image: str, s3: SeaweedFS, tmp_path: Path) -> Iterator[str]:
     """An image made as the documentation says, of a model in a bucket."""
     dockerfile = documented("deploy/docker.md", "FROM decant AS models").replace("FROM decant", f"FROM {image}")
     s3.put_tree("models", "vision/digits/1", ROOT / "examples" / "digits" / "1")
+    s3.client().put_object(Bucket="models", Key="vision/digits/1/README.md", Body=b"No server reads this.")
     (tmp_path / "Dockerfile").write_text(dockerfile.replace("s3://my-models", "s3://models"))
     credentials = {
         "aws_access_key_id": s3.reader.access_key,
@@ -184,6 +185,23 @@ def test_a_model_that_is_baked_in_is_served_without_a_network(baked: str, s3: Se
         assert json.loads(answer.stdout)["predictions"][0]["digit"] == 7, answer.stderr
         # Read where it lies: nothing is fetched, and nothing copied.
         assert container.execute("ls", "/tmp").stdout == ""
+        assert container.execute("ls", "/models/digits", "/models/digits/1").stdout.split() == [
+            *("/models/digits:", "1", "/models/digits/1:", "model.bin", "model.xml")
+        ]
+
+
+def test_a_directory_is_copied_into_an_image_as_documented(image: str, tmp_path: Path) -> None:
+    dockerfile = tmp_path / "digits.dockerfile"
+    copied = documented("deploy/docker.md", "FROM decant\nCOPY digits ")
+    dockerfile.write_text(copied.replace("FROM decant", f"FROM {image}"))
+    (command,) = documented("deploy/docker.md", "docker build -t digits -f ").splitlines()
+    tag = "localhost/decant:copied"
+    containers.build(tag, f"--file={dockerfile}", directory=ROOT / command.rpartition(" ")[2])
+    try:
+        answer = containers.podman("run", "--rm", "--no-healthcheck", *CONFINED, tag, "inspect", "/models/digits")
+        assert "probabilities" in answer.stdout
+    finally:
+        containers.podman("image", "rm", "--force", tag)
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from tests.model_cache.conftest import BecomeS3User
 from tests.servers.azurite import Azurite
 from tests.servers.certificate import write_certificate
 from tests.servers.fake_gcs import FakeGcs
-from tests.servers.fault_proxy import Answer, FaultProxy, on
+from tests.servers.fault_proxy import ACCESS_DENIED, Answer, FaultProxy, on
 from tests.servers.processes import clean_environment
 from tests.servers.seaweedfs import SeaweedFS
 
@@ -440,6 +440,22 @@ def test_other_settings_of_the_process_change_nothing_in_s3(
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     environ = {"AWS_ACCESS_KEY_ID": s3.reader.access_key, "AWS_SECRET_ACCESS_KEY": s3.reader.secret_key}
     assert list(open_fast("s3://models/digits", environ, s3_endpoint=s3.endpoint).list())
+
+
+def test_what_is_not_there_is_denied_to_who_may_list_a_prefix_alone(s3: SeaweedFS) -> None:
+    """S3 answers 403 in the place of 404 where the right to list has a condition, as our templates give it."""
+    environ = {"AWS_ACCESS_KEY_ID": s3.admin.access_key, "AWS_SECRET_ACCESS_KEY": s3.admin.secret_key}
+    s3.admin.client().put_object(Bucket="models", Key="foldered/1/", Body=b"")
+    s3.admin.client().put_object(Bucket="models", Key="foldered/2/model.xml", Body=b"x")
+    with FaultProxy(s3.endpoint) as proxy:
+        proxy.use(on(ACCESS_DENIED, "GET", "decant-is-not-there"), on(Answer(403), "HEAD"))
+        assert list(open_fast("s3://models/nowhere", environ, s3_endpoint=proxy.url).list()) == []
+        found = open_fast("s3://models/foldered", environ, s3_endpoint=proxy.url).list()
+        assert [blob.key for blob in found] == ["2/model.xml"]
+        # But not to whom a proxy denies it.
+        proxy.use(on(Answer(403, b"denied"), "GET", "decant-is-not-there"))
+        with pytest.raises(StorageUnavailable, match="cannot list s3://models/nowhere"):
+            list(open_fast("s3://models/nowhere", environ, s3_endpoint=proxy.url).list())
 
 
 @pytest.mark.node

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from model_cache.errors import StorageUnavailable
 from model_cache.storage import StorageOptions, open_storage
 from tests.conftest import ROOT
 from tests.servers.processes import clean_environment
@@ -80,6 +82,45 @@ def test_a_file_url_needs_a_path(url: str) -> None:
     """Else it would be the current directory, which nobody has asked for."""
     with pytest.raises(ValueError, match=r"want file:///path"):
         open_storage(url)
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
+def test_a_signed_url_is_refused_and_not_shown(scheme: str) -> None:
+    for query in ("X-Amz-Signature=hush", "x=1&X-Goog-Signature=hush", "AWSAccessKeyId=hush&Signature=hush"):
+        with pytest.raises(ValueError, match=f"'{scheme}://b/d' has a signature") as refusal:
+            open_storage(f"{scheme}://b/d?{query}", StorageOptions(environ=ENVIRON))
+        assert "hush" not in str(refusal.value)
+
+
+KEY = '{"type": "service_account", "private_key": "-----BEGIN PRIVATE KEY-----'
+TOKEN = "eyJhbGciOiJub25lIn0.eyJleHAiOjF9.hush"
+MISPLACED = {
+    KEY: ("gs", "GOOGLE_APPLICATION_CREDENTIALS"),
+    f"\n{KEY}": ("gs", "GOOGLE_APPLICATION_CREDENTIALS"),
+    base64.b64encode(KEY.encode()).decode(): ("gs", "GOOGLE_APPLICATION_CREDENTIALS"),
+    TOKEN: ("s3", "AWS_WEB_IDENTITY_TOKEN_FILE"),
+    f"{TOKEN} ": ("azure", "AZURE_FEDERATED_TOKEN_FILE"),
+    "x" * 5000: ("az", "AZURE_FEDERATED_TOKEN_FILE"),
+}
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("secret", MISPLACED)
+def test_a_secret_that_is_given_for_its_path_is_refused_and_not_shown(secret: str, client: str) -> None:
+    scheme, variable = MISPLACED[secret]
+    with pytest.raises(StorageUnavailable, match=f"^cannot set up {scheme}://: {variable} is no path") as refusal:
+        open_storage(f"{scheme}://b/d", StorageOptions(client=client, environ=AZURE | {variable: secret}))
+    assert secret[:20] not in str(refusal.value)
+    open_storage(f"{scheme}://b/d", StorageOptions(environ=AZURE | {variable: secret}, is_anonymous=True))
+
+
+@pytest.mark.parametrize("name", ["no.json", "{key}.json", "a" * 200 + "/" + "b" * 200])
+def test_a_path_is_one_whatever_it_looks_like(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    if name != "no.json":
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text("{}")
+    assert open_storage("gs://b/d", StorageOptions(environ={"GOOGLE_APPLICATION_CREDENTIALS": name})) is not None
 
 
 S3_URLS = {

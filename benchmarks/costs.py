@@ -9,9 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.prices import MONTH, SNAPSTART_CACHE_GB_SECOND, ContainerPrices, LambdaPrices
+from handlers.limits import CPU_OF_LAMBDA
 
-LAMBDA_CPU = 1769
-"""MB of a function's memory for each processor."""
 MILLION = 1_000_000
 MIB = 1 << 20
 HEADROOM = 1.25
@@ -20,7 +19,7 @@ HEADROOM = 1.25
 
 def lambda_cpus(memory: int) -> float:
     """Return the processors of a function with so many MB."""
-    return memory / LAMBDA_CPU
+    return memory / CPU_OF_LAMBDA
 
 
 def lambda_million(prices: LambdaPrices, memory: int, seconds: float) -> float:

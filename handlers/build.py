@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from handlers.configuration import Configuration, ModelConfig, models_of, read
-from handlers.limits import cpu_room, disk_room, is_in_memory, memory_room
+from handlers.limits import MEMORY_SHARE, cpu_room, disk_room, is_in_memory, memory_room
 from handlers.progress import watch
 from handlers.properties import properties
 from handlers.settings import OF_BATCHING, Settings, SettingsError, is_on_cloud_run
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MEMORY_SHARE = 0.7
-"""Of the memory there is, for loaded models; the rest is for requests, and for the peak while a model compiles."""
 _DISK_SHARE = 0.3
 """Of the memory there is, for downloads where the disk is memory; loaded models have that much less."""
 _STREAM_MEMORY = 64 << 20

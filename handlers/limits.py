@@ -14,8 +14,10 @@ _MANY = 10_000
 """Files of a cache directory that are counted: a model has a few, and a server may not start late for their sake."""
 _NO_LIMIT = 1 << 60
 """Version 1 of cgroups says "no limit" with the largest number it has, which depends on the machine's page size."""
-_CPU_OF_LAMBDA = 1769
+CPU_OF_LAMBDA = 1769
 """MB of a function's memory that buy it one CPU."""
+MEMORY_SHARE = 0.7
+"""Of the memory there is, for loaded models; the rest is for requests, and for the peak while a model compiles."""
 
 
 def disk_room(directory: Path) -> int:
@@ -73,7 +75,7 @@ def cpu_room(root: Path = Path("/")) -> float:
     """
     machine = len(os.sched_getaffinity(0))
     # What a function's memory buys is nowhere to be seen in its environment: it sees two or more, and is throttled.
-    function = [memory / _CPU_OF_LAMBDA for memory in [lambda_memory()] if memory]
+    function = [memory / CPU_OF_LAMBDA for memory in [lambda_memory()] if memory]
     return min([machine, *_cpu_quotas(root), *function])
 
 

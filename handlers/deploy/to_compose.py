@@ -10,11 +10,11 @@ from handlers.deploy.access import Place, places
 from handlers.deploy.deadlines import deadlines
 from handlers.deploy.environment import environment
 from handlers.deploy.manifest import Manifest
+from handlers.limits import MEMORY_SHARE
 from handlers.settings import PREFIX, Settings
 
 SCRATCH = 64
 """MiB of a tmpfs beside what is downloaded: bodies of requests, sockets."""
-MEMORY_SHARE = 0.7
 LONGEST = 3600
 """Seconds: nothing here cuts a request or a stop, so that is a manifest's own limit."""
 GRACE = 7

@@ -10,10 +10,10 @@ from handlers.deploy.environment import environment
 from handlers.deploy.front import front
 from handlers.deploy.knative_service import container, fill
 from handlers.deploy.manifest import Manifest
+from handlers.limits import MEMORY_SHARE
 
 LONGEST_REQUEST = 600
 """Seconds: max-revision-timeout-seconds in config-defaults, unless the cluster's owner has changed it."""
-MEMORY_SHARE = 0.7
 DISK_RESERVE = 256
 """MiB of the volume beside the cache: for what is being unpacked, and libraries' temporary files."""
 _VISIBILITY = "networking.knative.dev/visibility"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from handlers.doctor.finding import Finding, Findings, Site, ok, problem, warning
 from handlers.doctor.platforms import LAMBDA
+from handlers.limits import CPU_OF_LAMBDA
 
-_MB_PER_CPU = 1769
 _SNAP_START_TMP = 512 << 20
 _SNAP_START = "snap-start"
 _LEAST = 1.0
@@ -25,9 +25,9 @@ def check_platform(site: Site) -> Findings:
 def _lambda(site: Site) -> Findings:
     memory = site.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "")
     if memory.isdecimal():
-        detail = f"{memory} MB, which buy {int(memory) / _MB_PER_CPU:.2f} CPUs"
-        if int(memory) < _MB_PER_CPU:
-            advice = f"give it {_MB_PER_CPU} MB if models are slow: a function is billed by memory times time"
+        detail = f"{memory} MB, which buy {int(memory) / CPU_OF_LAMBDA:.2f} CPUs"
+        if int(memory) < CPU_OF_LAMBDA:
+            advice = f"give it {CPU_OF_LAMBDA} MB if models are slow: a function is billed by memory times time"
             yield warning("lambda.memory", "memory of the function", f"{detail}; want one CPU for a model", advice)
         else:
             yield ok("lambda.memory", "memory of the function", detail)

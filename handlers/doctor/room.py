@@ -6,12 +6,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from handlers.build import MEMORY_SHARE, is_disk_memory, memory_budget, open_disk_cache
+from handlers.build import is_disk_memory, memory_budget, open_disk_cache
 from handlers.doctor.directories import is_read_only
 from handlers.doctor.finding import Finding, Findings, Site, ok, problem, size, warning
 from handlers.doctor.processors import workers_of
 from handlers.doctor.stores import Stored
-from handlers.limits import cpu_room, memory_limit, memory_room
+from handlers.limits import MEMORY_SHARE, cpu_room, memory_limit, memory_room
 from runtime.memory import upper_bound
 
 _PROCESS = 200 << 20

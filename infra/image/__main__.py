@@ -1,3 +1,5 @@
+"""Lay out one of the trees that become the layers of the image."""
+
 from __future__ import annotations
 
 import argparse

@@ -73,4 +73,5 @@ def test_while_a_model_loads_the_replica_lives_and_requests_wait_or_do_not_come(
             with contextlib.closing(HeldRequest(one.ports[REST])) as held:
                 stall.released.set()
                 assert held.finish().status == 200
-            assert one.passes(probe("Readiness"))
+            # The first answer may come before the start knows that all is loaded.
+            one.process.wait_until(lambda: one.passes(probe("Readiness")), 5)

@@ -14,8 +14,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from ruamel.yaml import YAML
 
-from handlers.build import MEMORY_SHARE
-from handlers.limits import memory_room
+from handlers.limits import MEMORY_SHARE, memory_room
 from tests.infra.kubernetes_objects import Object, amount, flags
 from tests.infra.pods import container, probe
 from tests.servers import ROOT

@@ -165,7 +165,8 @@ def in_mounts_of_its_own(*commands: str) -> tuple[str, ...]:
 def test_where_nothing_can_be_written_there_is_a_report(tmp_path: Path) -> None:
     fixed = in_mounts_of_its_own(
         "mount --rbind / / && mount -o remount,bind,ro /",
-        *(f"mount -t tmpfs -o ro tmpfs {path}" for path in ("/tmp", "/var/tmp", "/dev/shm")),
+        # Python itself may be below one of these.
+        *(f"mount --bind {at} {at} && mount -o remount,bind,ro {at}" for at in ("/tmp", "/var/tmp", "/dev/shm")),
         "cd /",
     )
     env = {"HOME": "", "PYTHONDONTWRITEBYTECODE": "1"}

@@ -6,7 +6,6 @@ Imported when the first request fails.
 from __future__ import annotations
 
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,11 +13,11 @@ from typing import Any
 import orjson
 from awslambdaric.lambda_runtime_exception import FaultException
 
+from runtime.coldstart import metrics_line
 from runtime.errors import quoted, shown
 from runtime.server import ModelServer
 from runtime.urls import model_of
 
-NAMESPACE = "Decant"
 KINDS: Mapping[int, str] = {
     400: "InvalidRequest",
     404: "ModelNotFound",
@@ -131,23 +130,16 @@ def tell_failure(
         path: of the request, if it was one.
         counts: requests that have failed, by metric, if that is not one.
     """
-    values = dict(counts or counts_of(server, [(status, path)]))
     name = getattr(context, "function_name", None) or ""
     known = {"FunctionName": name} if name else {}
-    directive = {
-        "Namespace": NAMESPACE,
-        "Dimensions": [list(known)],
-        "Metrics": [{"Name": metric, "Unit": "Count"} for metric in values],
-    }
     facts = {
         "status": status,
         "request": quoted(what),
         "error": quoted(message),
         "requestId": getattr(context, "aws_request_id", None) or "",
     }
-    metadata = {"Timestamp": int(time.time() * 1e3), "CloudWatchMetrics": [directive]}
-    line = orjson.dumps({"_aws": metadata, **known, **values, **facts}).decode()
-    sys.stdout.write(f"{line}\n")
+    metrics = [(metric, count, "Count") for metric, count in (counts or counts_of(server, [(status, path)])).items()]
+    sys.stdout.write(f"{metrics_line(metrics, known, [list(known)], facts)}\n")
     sys.stdout.flush()
 
 

@@ -164,7 +164,7 @@ def phase_seconds(of: Timeline = timeline) -> tuple[float, Mapping[str, float]]:
 
 
 def emf(dimensions: Mapping[str, str], of: Timeline = timeline) -> str:
-    """Return the start as one line of CloudWatch's Embedded Metric Format, in the namespace Decant.
+    """Return the start as one line of CloudWatch's Embedded Metric Format.
 
     Args:
         dimensions: what the metrics are kept apart by, each within those before it, such as a function's name and
@@ -172,15 +172,30 @@ def emf(dimensions: Mapping[str, str], of: Timeline = timeline) -> str:
     """
     start = _start(of)
     known = {name: _dimension(value) for name, value in dimensions.items() if value.strip()}
-    metrics: list[dict[str, str]] = []
-    values: dict[str, float] = {}
-    for name, value, unit in _metrics(start):
-        metrics.append({"Name": name, "Unit": unit})
-        values[name] = value
     sets = [list(known)[: size + 1] for size in range(len(known))] or [[]]
-    directive = {"Namespace": "Decant", "Dimensions": sets, "Metrics": metrics}
+    return metrics_line(_metrics(start), known, sets)
+
+
+def metrics_line(
+    metrics: Iterable[tuple[str, float, str]],
+    dimensions: Mapping[str, str],
+    sets: Sequence[Sequence[str]],
+    facts: Mapping[str, Any] | None = None,
+) -> str:
+    """Return metrics as one line of CloudWatch's Embedded Metric Format, in the namespace Decant.
+
+    Args:
+        metrics: name, value and unit of each.
+        dimensions: what they are kept apart by, with its value.
+        sets: those of the dimensions, by name, by which they are kept apart together.
+        facts: what else the line says, for who reads it.
+    """
+    found = list(metrics)
+    described = [{"Name": name, "Unit": unit} for name, _, unit in found]
+    directive = {"Namespace": "Decant", "Dimensions": sets, "Metrics": described}
     metadata = {"Timestamp": int(time.time() * 1e3), "CloudWatchMetrics": [directive]}
-    return orjson.dumps({"_aws": metadata, **known, **values}).decode()
+    values = {name: value for name, value, _ in found}
+    return orjson.dumps({"_aws": metadata, **dimensions, **values, **(facts or {})}).decode()
 
 
 def amount(size: float, rate: float | None) -> str:

@@ -42,6 +42,12 @@ class Function(NamedTuple):
     statements: Sequence[dict[str, Any]]
     """Of its role, for the models; none if all are in the image."""
 
+    def about_the_digest(self) -> list[str]:
+        """Return the lines of a comment that say what ``$digest`` is in the one before; none if the image has it."""
+        if self.image:
+            return []
+        return ["where the digest of the image is what this says:", "", f"    {self.find_image}", ""]
+
 
 def function(manifest: Manifest) -> Function:
     """Return the function.

@@ -55,9 +55,8 @@ def _heading(made: Function) -> list[str]:
         "",
         f"    sam deploy{'' if made.image else f' --parameter-overrides ImageUri={made.repository}@$digest'}",
         "",
+        *made.about_the_digest(),
     ]
-    if not made.image:
-        lines += ["where the digest of the image is what this says:", "", f"    {made.find_image}", ""]
     if made.reserved:
         lines += [
             "New accounts have too few instances to reserve any; add ReservedConcurrency=-1 to --parameter-overrides",

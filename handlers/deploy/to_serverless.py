@@ -50,9 +50,8 @@ def _heading(made: Function) -> list[str]:
         "",
         f"    npx osls deploy{'' if made.image else f' --param=image={made.repository}@$digest'}",
         "",
+        *made.about_the_digest(),
     ]
-    if not made.image:
-        lines += ["where the digest of the image is what this says:", "", f"    {made.find_image}", ""]
     if made.reserved:
         lines += ["New accounts have too few instances to reserve any; add --param=reservedConcurrency=-1 there."]
     return lines

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from runtime import urls
-from runtime.contract import Answer, error
+from runtime.answers import Answer, error
 
 logger = logging.getLogger(__name__)
 

@@ -24,8 +24,9 @@ from typing import NamedTuple, Protocol, cast
 import httptools
 
 from runtime import urls
+from runtime.answers import Answer
 from runtime.bodies import BODY_SILENCE, give_up_at, given_up
-from runtime.contract import METRICS, Answer, Call, Contract, health
+from runtime.contract import METRICS, Call, Contract, health
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,15 @@ _PHRASES = {
     507: "Insufficient Storage",
 }
 # What the contract looks at, and we.
-_LOOKED_AT = ("accept-encoding", "content-encoding", "content-length", "expect", "origin", "transfer-encoding")
+_LOOKED_AT = (
+    "accept-encoding",
+    "content-encoding",
+    "content-length",
+    "expect",
+    "inference-header-content-length",
+    "origin",
+    "transfer-encoding",
+)
 _NAMES = {name.encode(): name for name in _LOOKED_AT}
 # And what the parser does, should it read a head again.
 _KEPT = {*_NAMES, b"connection"}
@@ -522,8 +531,10 @@ class Connection(asyncio.Protocol):
                 self._end()
 
     def _write(self, request: _Request, answer: Answer) -> None:
-        status, headers, body = answer
-        text = f"HTTP/1.1 {status} {_PHRASES.get(status, '')}\r\ncontent-length: {len(body)}\r\n"
+        status, headers, body, tail = answer
+        text = (
+            f"HTTP/1.1 {status} {_PHRASES.get(status, '')}\r\ncontent-length: {answer.size if tail else len(body)}\r\n"
+        )
         for name, value in headers.items():
             text += f"{name}: {value}\r\n"
         if not request.keeps_alive and "connection" not in headers:
@@ -531,6 +542,8 @@ class Connection(asyncio.Protocol):
         head = b"%b%b\r\n" % (text.encode("latin-1"), self._front.date())
         if request.method == "HEAD":
             self._transport.write(head)
+        elif tail:
+            self._transport.writelines((head + body, *tail))
         elif len(body) <= _SMALL:
             self._transport.write(head + body)
         else:

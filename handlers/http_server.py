@@ -17,7 +17,8 @@ from handlers.http_protocol import TIMEOUTS, Connection, Timeouts
 from handlers.http_threads import Threads
 from handlers.ports import bind
 from model_cache.cache import close_elsewhere
-from runtime.contract import Answer, Contract, contract_of, error
+from runtime.answers import Answer, error
+from runtime.contract import Contract, contract_of
 from runtime.server import ModelServer
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ import orjson
 
 from handlers.lambda_failures import InvocationFailed, message_of
 from handlers.lambda_walls import MAX_ANSWER, too_large
-from runtime.contract import Answer
+from runtime.answers import Answer
 from runtime.errors import quoted, shown
 
 _METHODS = {

@@ -13,9 +13,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote
 
-from runtime.contract import HEALTH, METRICS, Answer
+from runtime.answers import Answer
+from runtime.contract import METRICS
 from runtime.errors import InvalidRequest
-from runtime.urls import is_contract
+from runtime.urls import HEALTH, is_contract
 
 Event = Mapping[str, Any]
 Shape = Literal["v1", "v2", "balancer"]

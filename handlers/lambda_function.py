@@ -12,7 +12,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from handlers.lambda_events import MAX_BALANCERS, Head, is_of_edge, read_body, read_head, read_headers, write
-from runtime.contract import Answer, Contract, health
+from runtime.answers import Answer
+from runtime.contract import Contract, health
 from runtime.errors import InvalidRequest
 from runtime.urls import is_contract
 

@@ -19,7 +19,7 @@ from handlers.lambda_direct import answer_of, call_of, is_call
 from handlers.lambda_failures import InvocationFailed
 from handlers.settings import Settings
 from model_cache.errors import LoadPending, ModelCacheError
-from runtime.contract import Answer
+from runtime.answers import Answer
 from runtime.server import ModelServer
 from runtime.status import KNOWN, http_status_of, is_ours, public_message
 from runtime.within import begin, outcome

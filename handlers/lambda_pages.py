@@ -15,7 +15,8 @@ from starlette.types import Receive, Scope, Send
 
 from handlers.lambda_events import Event, Head, path_of, read_body, read_headers
 from handlers.lambda_failures import InvocationFailed
-from runtime.contract import Answer, Contract
+from runtime.answers import Answer
+from runtime.contract import Contract
 from runtime.errors import InvalidRequest
 from runtime.rest import create_app
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from handlers.lambda_events import MAX_BALANCERS, Event, Head, Shape, write
-from runtime.contract import Answer, error
+from runtime.answers import Answer, error
 from runtime.encodings import COMPRESS_FROM
 
 MAX_ANSWER = (6 << 20) + 100

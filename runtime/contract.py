@@ -1,7 +1,8 @@
-"""TensorFlow Serving's REST contract without a transport: method, path, headers and body in, an answer out.
+"""The REST contract without a transport: method, path, headers and body in, an answer out.
 
 What knows HTTP's wire is elsewhere: a front calls `Contract.answer` if it has the whole request, or else `begin` when
-it has the head, and then the `Call` as the body comes. Neither knows of the other fronts, nor of an event loop.
+it has the head, and then the `Call` as the body comes. Neither knows of the other fronts, nor of an event loop. What a
+head asks for is an `Operation`: `tfserving` has those of ``/v1/``, `open_inference` those of ``/v2``.
 """
 
 from __future__ import annotations
@@ -9,24 +10,17 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any
 
-import orjson
-
-from model_cache.timeline import timeline
-from runtime import encodings, urls
+from model_cache.timeline import lap, timeline
+from runtime import encodings, tfserving, urls
+from runtime.answers import JSON, Answer, Operation, Reply, error
 from runtime.bodies import Admission, Bodies, too_large
-from runtime.codecs import json_answer
-from runtime.codecs.model_json import encode_config, encode_inventory, encode_metadata, encode_status
-from runtime.errors import DeadlineExceeded, InvalidRequest, Unsupported
-from runtime.predict import classify_json, infer_json, predict_json, regress_json
+from runtime.errors import DeadlineExceeded, InvalidRequest
 from runtime.servable import Tensors
-from runtime.server import ModelServer, VersionStatus
+from runtime.server import ModelServer
 from runtime.status import KNOWN, http_status_of, is_ours, public_message
-
-T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -37,32 +31,13 @@ QUICK_OUTPUTS = 16 << 10
 QUICK_PATIENCE = 0.005
 """Seconds that others wait at most for a model that has been quick so far."""
 
-_MOMENT = 1.0
-"""Seconds for what should be known."""
 METRICS = b"/metrics"
-HEALTH = (b"/v2/health/live", b"/v2/health/ready")
-"""KServe's paths, beside the contract's."""
-_INFERENCES: Mapping[str, Callable[..., bytes]] = {
-    "predict": predict_json,
-    "classify": classify_json,
-    "regress": regress_json,
-}
-_JSON = {"content-type": "application/json"}
-# By status. Of a body that is too large, or does not come, the rest is not waited for.
-_HEADERS = {503: {"retry-after": "1"}, 408: {"connection": "close"}, 413: {"connection": "close"}}
+
 _CORS = {
     "access-control-allow-origin": "*",
     "access-control-allow-methods": "POST, GET",
     "access-control-allow-headers": "Content-Type",
 }
-
-
-class Answer(NamedTuple):
-    status: int
-    headers: Mapping[str, str]
-    """By lower-case name, without content-length."""
-    body: bytes
-    """Also of an answer to HEAD, which has its length and is sent without it."""
 
 
 class Contract:
@@ -95,12 +70,12 @@ class Contract:
         self.call_type: type[Call] = Call
         self._cors = _CORS if has_cors else {}
         # Of most answers; never changed.
-        self._plain = {**_JSON, **self._cors}
+        self._plain = {**JSON, **self._cors}
 
     def answer(
         self, method: str, path: bytes, headers: Mapping[str, str], body: bytes, until: float | None = None
     ) -> Answer:
-        """Answer a whole request of ``/v1/``. Blocks; raises nothing for what a client did.
+        """Answer a whole request of the contract's. Blocks; raises nothing for what a client did.
 
         Args:
             method: of HTTP.
@@ -115,7 +90,7 @@ class Contract:
             return call
         call.until = until
         try:
-            return call.take(len(body)) or call.answer(body)
+            return (call.take(len(body)) or call.answer(body)).joined()
         finally:
             call.close()
 
@@ -125,8 +100,8 @@ class Contract:
             return Answer(_preflight(headers), self._cors, b"")
         path = path.partition(b"?")[0]
         try:
-            target = urls.parse(method, path)
-            call = self.call_type(self, method, path, headers, target, self.bodies.admitted())
+            operation = _operation(method, path, headers)
+            call = self.call_type(self, method, path, headers, operation, self.bodies.admitted())
         except Exception as exc:  # noqa: BLE001
             return self.failed(method, path, exc)
         refusal = call.check_head()
@@ -147,26 +122,27 @@ class Contract:
             from runtime.metrics_text import CONTENT_TYPE, metrics_text
 
             snapshot = metrics.snapshot(self.server) if metrics.gather is None else metrics.gather()
-            return self.ok(metrics_text(snapshot), accepted, CONTENT_TYPE)
+            return self.answered(Reply(metrics_text(snapshot), CONTENT_TYPE), accepted)
         except Exception as exc:  # noqa: BLE001
             return self.failed(method, METRICS, exc)
 
-    def ok(self, content: bytes, accepted: str, content_type: str = "") -> Answer:
-        """Return the answer of 200, encoded as the client prefers it by its Accept-Encoding."""
-        size = len(content)
+    def answered(self, reply: Reply, accepted: str) -> Answer:
+        """Return the answer, encoded as the client prefers it by its Accept-Encoding."""
+        content, content_type, status, more, tail = reply
+        size = sum(map(len, tail), len(content)) if tail else len(content)
         coding = encodings.choose(accepted, size)
         # Of a small answer there is one form, for nearly everybody.
         if not coding and not content_type and size < encodings.COMPRESS_FROM:
-            return Answer(200, self._plain, content)
-        headers = dict(self._plain)
+            return Answer(status, {**self._plain, **more} if more else self._plain, content, tail)
+        headers = {**self._plain, **more}
         if content_type:
             headers["content-type"] = content_type
         if coding:
-            content = encodings.compress(content, coding)
+            content, tail = encodings.compress(b"".join((content, *tail)), coding), ()
             headers["content-encoding"] = coding
         if coding or size >= encodings.COMPRESS_FROM:
             headers["vary"] = "Accept-Encoding"
-        return Answer(200, headers, content)
+        return Answer(status, headers, content, tail)
 
     def failed(self, method: str, path: bytes, exc: BaseException) -> Answer:
         """Return the answer to a request that has ended so, and log what concerns whoever runs the server."""
@@ -196,7 +172,7 @@ def contract_of(server: ModelServer, **options: Any) -> Contract:
 
 
 class Call:
-    """A request of ``/v1/`` from its head to its answer, in flight until `close`. Used by one thread at a time."""
+    """A request from its head to its answer, in flight until `close`. Used by one thread at a time."""
 
     __slots__ = (
         "_accepted",
@@ -206,8 +182,8 @@ class Call:
         "_encode",
         "_headers",
         "_method",
+        "_operation",
         "_path",
-        "_target",
         "size",
         "until",
     )
@@ -218,19 +194,19 @@ class Call:
         method: str,
         path: bytes,
         headers: Mapping[str, str],
-        target: urls.Target,
+        operation: Operation,
         admission: Admission,
     ) -> None:
         self._contract = contract
         self._method = method
         self._path = path
         self._headers = headers
-        self._target = target
+        self._operation = operation
         self._admission = admission
         self._accepted = headers.get("accept-encoding", "")
         self._coding = ""
         # What is left to do of a request that was quick and has a large answer.
-        self._encode: Callable[[], bytes] | None = None
+        self._encode: Callable[[], Reply] | None = None
         self.until: float | None = None
         """See `Contract.answer`."""
         self.size = 0
@@ -239,7 +215,7 @@ class Call:
     @property
     def wants_body(self) -> bool:
         """Whether `answer` needs what the client sends behind the head."""
-        return self._target.verb in _INFERENCES
+        return self._operation.wants_body
 
     def check_head(self) -> Answer | None:
         """Return the answer if the body need not be read for it."""
@@ -269,34 +245,29 @@ class Call:
         """Answer the request, with its body as it was sent. Blocks."""
         # The edge of the contract: `failed` tells errors from bugs.
         try:
-            if not self.wants_body:
-                return self._look()
-            if timeline.is_fresh:
+            if timeline.is_fresh and self._operation.is_inference:
                 return self._infer_as_one_of_the_first(body)
-            return self._infer(body)
+            return self._answer(body)
         except Exception as exc:  # noqa: BLE001
             return self.failed(exc)
 
     def answer_if_quick(self, body: bytes) -> Answer | None:
         """Answer a request to a model that is quick, without waiting; None if it, or the rest, is for `answer`."""
-        target, server = self._target, self._contract.server
-        if target.verb != "predict" or self._coding or len(body) > QUICK_BODY or timeline.is_fresh:
+        operation, server = self._operation, self._contract.server
+        if not operation.may_be_quick or self._coding or len(body) > QUICK_BODY or timeline.is_fresh:
             return None
         try:
-            if not server.is_quick(target.name, target.version, target.label):
+            if not server.is_quick(operation.name, operation.version, operation.label):
                 return None
-            deadline = time.monotonic() + QUICK_PATIENCE
-            outputs, is_row = infer_json(
-                server, target.name, target.version, body, label=target.label, deadline=deadline
-            )
-            if not _are_small(outputs):
-                self._encode = partial(json_answer.encode, outputs, is_row)
+            inferred = operation.infer(server, body, deadline=time.monotonic() + QUICK_PATIENCE)
+            if not _are_small(inferred.outputs):
+                self._encode = inferred.encode
                 return None
-            content = json_answer.encode(outputs, is_row)
-            if encodings.choose(self._accepted, len(content)):
-                self._encode = lambda: content
+            reply = inferred.encode()
+            if encodings.choose(self._accepted, len(reply.content)):
+                self._encode = lambda: reply
                 return None
-            return self._contract.ok(content, self._accepted)
+            return self._contract.answered(reply, self._accepted)
         # It was not, this time.
         except DeadlineExceeded:
             return None
@@ -309,55 +280,28 @@ class Call:
     def close(self) -> None:
         self._admission.close()
 
-    def _infer(self, body: bytes) -> Answer:
-        contract, target = self._contract, self._target
+    def _answer(self, body: bytes) -> Answer:
+        contract, operation = self._contract, self._operation
         if self._encode is not None:
-            return contract.ok(self._encode(), self._accepted)
+            return contract.answered(self._encode(), self._accepted)
         if self._coding:
             body = encodings.inflate(body, self._coding, contract.bodies.max_body, self._admission.take)
-        infer = _INFERENCES[target.verb]
-        content = infer(
-            contract.server,
-            target.name,
-            target.version,
-            body,
-            label=target.label,
-            timeout=contract.timeout,
-            until=self.until,
-        )
-        return contract.ok(content, self._accepted)
+        if operation.is_inference:
+            inferred = operation.infer(contract.server, body, timeout=contract.timeout, until=self.until)
+            reply = inferred.encode()
+            lap("encode")
+        else:
+            reply = operation.look(contract, body, self.until)
+        return contract.answered(reply, self._accepted)
 
     def _infer_as_one_of_the_first(self, body: bytes) -> Answer:
         from runtime import coldstart
 
         with timeline.predict() as span:
-            answer = self._infer(body)
+            answer = self._answer(body)
             span.add(status=answer.status)
             timing = coldstart.server_timing()
         return answer._replace(headers={**answer.headers, "server-timing": timing}) if timing else answer
-
-    def _look(self) -> Answer:
-        contract, target = self._contract, self._target
-        if target.verb == "coldstart":
-            from runtime import coldstart
-
-            return contract.ok(coldstart.as_json(), self._accepted)
-        if target.verb == "coldstart.svg":
-            from runtime import coldstart
-
-            return contract.ok(coldstart.as_svg(), self._accepted, "image/svg+xml")
-        if target.verb == "reload":
-            return self._reload()
-        return contract.ok(_look(contract.server, target, self.until), self._accepted)
-
-    def _reload(self) -> Answer:
-        contract = self._contract
-        if contract.reload is None:
-            raise Unsupported("this server has no configuration that could be reloaded")
-        # As in OpenVINO Model Server: 201 for what has changed.
-        status = 201 if _in_time(contract.reload, self.until) else 200
-        # What cannot be listed has been waited for.
-        return contract.ok(_look_at_all(contract.server, _MOMENT), self._accepted)._replace(status=status)
 
 
 def health(method: str, path: bytes, is_ready: Callable[[], bool]) -> Answer | None:
@@ -367,44 +311,18 @@ def health(method: str, path: bytes, is_ready: Callable[[], bool]) -> Answer | N
         path: as it was sent, without its query.
         is_ready: whether everything is up that must be before traffic comes.
     """
-    if path not in HEALTH or method not in ("GET", "HEAD"):
+    if path not in urls.HEALTH or method not in ("GET", "HEAD"):
         return None
-    return Answer(200 if path == HEALTH[0] or is_ready() else 503, {}, b"")
+    return Answer(200 if path == urls.HEALTH[0] or is_ready() else 503, {}, b"")
 
 
-def error(status: int, message: str) -> Answer:
-    # JSON has no surrogates, which a message may quote.
-    body = orjson.dumps({"error": message.encode(errors="replace").decode()})
-    return Answer(status, _JSON | _HEADERS.get(status, {}), body)
+def _operation(method: str, path: bytes, headers: Mapping[str, str]) -> Operation:
+    if urls.is_tfserving(path):
+        return tfserving.begin(method, path)
+    # Imported by the first who speaks it.
+    from runtime.open_inference import rest
 
-
-def _in_time(work: Callable[[], T], until: float | None) -> T:
-    if until is None:
-        return work()
-    from runtime.within import within
-
-    return within(work, until)
-
-
-def _look(server: ModelServer, target: urls.Target, until: float | None) -> bytes:
-    patience = None if until is None else max(0.0, until - time.monotonic())
-    if target.verb == "cache":
-        return encode_inventory(server.inventory(patience))
-    if target.verb == "config":
-        return _look_at_all(server, patience)
-    if target.verb == "status":
-        # Of all versions if there is a label, as TensorFlow Serving.
-        return encode_status(_rows(server.status(target.name, target.version, until=until)))
-    with server.lease(target.name, target.version, label=target.label, until=until) as lease:
-        return encode_metadata(target.name, lease.id.version, lease.servable.signatures)
-
-
-def _look_at_all(server: ModelServer, patience: float | None = None) -> bytes:
-    return encode_config({name: _rows(states) for name, states in server.statuses(patience).items()})
-
-
-def _rows(states: Iterable[VersionStatus]) -> Iterator[tuple[int, str, str, str]]:
-    return ((state.version, state.state.name, state.code.name, state.message) for state in states)
+    return rest.begin(method, path, headers)
 
 
 def _are_small(outputs: Tensors) -> bool:

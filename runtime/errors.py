@@ -7,6 +7,8 @@
     +-- SignatureNotFound   the client's: the model has no signature of that name
     +-- PayloadTooLarge     the client's: more bytes than this server takes
     +-- RequestTimeout      the client's: its request did not come to an end
+    +-- NoSuchPath          the client's: there is nothing at the path it asks for
+    +-- MethodNotAllowed    the client's: there is, and it is asked for by another method
     +-- Unsupported         a well-formed request for what Decant does not do
     +-- PreconditionFailed  a well-formed request that the state of the server does not allow
     |   +-- CannotReshape   the model takes any shape, but it cannot be run in this one
@@ -61,6 +63,14 @@ class PayloadTooLarge(InferenceError):
 
 
 class RequestTimeout(InferenceError):
+    pass
+
+
+class NoSuchPath(InferenceError):
+    pass
+
+
+class MethodNotAllowed(InferenceError):
     pass
 
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from model_cache.repository import ServableId
 from runtime import urls
-from runtime.contract import Answer, Call, Contract
+from runtime.answers import Answer
+from runtime.contract import Call, Contract
 from runtime.errors import NAME, quoted
 from runtime.servable import Servable, Tensors
 from runtime.server import Lease, ModelServer, VersionStatus
@@ -28,14 +29,6 @@ logger = logging.getLogger(__name__)
 _STATUS = "GetModelStatus"
 _INFERENCES = ("Predict", "Classify", "Regress", "MultiInference")
 _COUNTED = (*_INFERENCES, "GetModelMetadata", _STATUS)
-# What the gRPC methods are called that do the same.
-_METHODS = {
-    "predict": "Predict",
-    "classify": "Classify",
-    "regress": "Regress",
-    "metadata": "GetModelMetadata",
-    "status": _STATUS,
-}
 
 
 class Observation:
@@ -248,7 +241,7 @@ class ObservedCall(Call):
         self._paused_at = 0.0
 
     def answer_if_quick(self, body: bytes) -> Answer | None:
-        seen = self._seen = Observation(_METHODS.get(self._target.verb, ""), len(body))
+        seen = self._seen = Observation(self._operation.method, len(body))
         with _at(seen):
             answer = super().answer_if_quick(body)
         if answer is not None:
@@ -264,7 +257,7 @@ class ObservedCall(Call):
     def answer(self, body: bytes) -> Answer:
         seen = self._seen
         if seen is None:
-            seen = Observation(_METHODS.get(self._target.verb, ""), len(body))
+            seen = Observation(self._operation.method, len(body))
         else:
             seen.waited(time.perf_counter() - self._paused_at)
         with _at(seen):
@@ -273,14 +266,16 @@ class ObservedCall(Call):
         return answer
 
     def _end(self, seen: Observation, answer: Answer) -> None:
-        target = self._target
+        operation = self._operation
         contract = cast(ObservedContract, self._contract)
-        seen.name = seen.name or target.name
+        seen.name = seen.name or operation.name
         if seen.id is None and seen.is_inference:
             # A body that makes no sense is found out before its model is looked for.
-            seen.id = contract.server.peek(target.name, target.version or None, target.label)
+            seen.id = contract.server.peek(operation.name, operation.version or None, operation.label)
         line = urls.line(self._method, self._path)
-        contract.watch.end(seen, line, str(answer.status), answer.status < 400, len(answer.body))
+        contract.watch.end(
+            seen, line, str(answer.status), answer.status < 400, answer.size if answer.tail else len(answer.body)
+        )
 
 
 class ObservedServices:

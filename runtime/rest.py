@@ -15,7 +15,8 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
 from runtime import urls
-from runtime.contract import HEALTH, METRICS, Answer, Contract, error, health
+from runtime.answers import Answer, error
+from runtime.contract import METRICS, Contract, health
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
@@ -45,7 +46,7 @@ def create_app(contract: Contract, is_ready: Callable[[], bool]) -> FastAPI:
         return _response(contract.scrape(request.method, request.headers.get("accept-encoding", "")))
 
     app.add_route(METRICS.decode(), answer_metrics, methods=_METHODS)
-    for path in HEALTH:
+    for path in urls.HEALTH:
         app.add_route(path.decode(), answer_health, methods=["GET", "HEAD"])
     # Before all others, as it is what requests are for.
     app.router.routes.insert(0, _Route(contract))

@@ -35,12 +35,12 @@ from model_cache.errors import (
 from model_cache.repository import MAX_RETIRED, ModelRepository, ModelVersion, ServableId
 from model_cache.storage import StorageOptions
 from runtime.errors import NAME, DeadlineExceeded, InvalidRequest, quoted
-from runtime.inventory import Inventory, MemoryUsage, ModelInventory, Whereabouts
 from runtime.memory import resident
 from runtime.servable import Servable
 from runtime.status import Code, code_of, public_message
 
 if TYPE_CHECKING:
+    from runtime.inventory import Inventory, ModelInventory, Whereabouts
     from runtime.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -375,6 +375,8 @@ class ModelServer:
 
         Waits for first listings, for ``patience`` seconds or as a request does.
         """
+        from runtime.inventory import Inventory, MemoryUsage
+
         snapshot = self._cache.snapshot()
         memory = resident()
         # For the first listings of all of them.
@@ -812,6 +814,8 @@ class ModelServer:
         return State.AVAILABLE if holding.state == "loaded" and is_wanted else State.UNLOADING
 
     def _model_inventory(self, repository: ModelRepository, holdings: Holdings, until: float) -> ModelInventory:
+        from runtime.inventory import ModelInventory
+
         try:
             statuses = self._statuses(repository, holdings, until)
             candidates, offered = repository.candidates(_left(until)), repository.versions(_left(until))
@@ -833,6 +837,8 @@ class ModelServer:
         holdings: Holdings,
         candidates: Sequence[ModelVersion],
     ) -> Whereabouts:
+        from runtime.inventory import Whereabouts
+
         holding = holdings.get(version) if version else None
         return Whereabouts(
             status.version,

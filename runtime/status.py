@@ -34,6 +34,8 @@ CODES: dict[type[BaseException], Code] = {
     errors.SignatureNotFound: Code.FAILED_PRECONDITION,
     errors.PayloadTooLarge: Code.RESOURCE_EXHAUSTED,
     errors.RequestTimeout: Code.DEADLINE_EXCEEDED,
+    errors.NoSuchPath: Code.NOT_FOUND,
+    errors.MethodNotAllowed: Code.UNIMPLEMENTED,
     errors.Unsupported: Code.UNIMPLEMENTED,
     errors.PreconditionFailed: Code.FAILED_PRECONDITION,
     errors.ConfigRejected: Code.FAILED_PRECONDITION,
@@ -73,6 +75,7 @@ HTTP: dict[Code, int] = {
 # Where the code alone would blame the wrong side, or hide which limit it was.
 _HTTP_OF: dict[type[BaseException], int] = {
     errors.PayloadTooLarge: 413,
+    errors.MethodNotAllowed: 405,
     # OpenVINO Model Server's.
     errors.CannotReshape: 412,
     errors.RequestTimeout: 408,

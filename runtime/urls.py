@@ -27,6 +27,8 @@ _OTHERS = {
     b"/v1/coldstart": ("GET", "coldstart"),
     b"/v1/coldstart.svg": ("GET", "coldstart.svg"),
 }
+HEALTH = (b"/v2/health/live", b"/v2/health/ready")
+"""The Open Inference Protocol's, answered by whoever knows what is to be up."""
 _LARGEST_VERSION = (1 << 63) - 1
 _QUOTED = 256
 """Bytes of a URL that a message has at most."""
@@ -69,9 +71,14 @@ def parse(method: str, path: bytes) -> Target:
     return Target(verb.decode(), _decoded(name), number, None if label is None else _decoded(label))
 
 
-def is_contract(path: bytes) -> bool:
+def is_tfserving(path: bytes) -> bool:
     """Whether a path is one that `parse` has an answer to, be it that it is malformed."""
     return path[:4].lower() == b"/v1/"
+
+
+def is_contract(path: bytes) -> bool:
+    """Whether a path is the contract's to answer, in one of its two protocols, be it that there is no such."""
+    return is_tfserving(path) or (path not in HEALTH and (path.startswith(b"/v2/") or path == b"/v2"))
 
 
 def model_of(path: bytes) -> str:

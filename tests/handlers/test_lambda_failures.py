@@ -19,7 +19,8 @@ from handlers.lambda_failures import InvocationFailed
 from handlers.lambda_function import Function, Terms, answer_by
 from handlers.lambda_walls import MAX_ANSWER, within_walls
 from handlers.settings import SettingsError, read_settings
-from runtime.contract import Answer, Contract
+from runtime.answers import Answer
+from runtime.contract import Contract
 from tests.conftest import DIGITS
 from tests.runtime import models
 from tests.servers.fault_proxy import FaultProxy, Stall, on

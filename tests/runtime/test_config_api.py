@@ -11,7 +11,8 @@ import pytest
 
 from model_cache.errors import LoadFailed
 from model_cache.repository import ModelRepository
-from runtime.contract import Answer, Contract
+from runtime.answers import Answer
+from runtime.contract import Contract
 from runtime.errors import ConfigRejected, ConfigUnreadable, Overloaded
 from tests.fakes import MemoryStorage
 from tests.runtime.servables import NAME, Stage, stage

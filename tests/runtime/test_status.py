@@ -19,6 +19,8 @@ WANTED: dict[type[Exception], tuple[str, int]] = {
     errors.SignatureNotFound: ("FAILED_PRECONDITION", 400),
     errors.PayloadTooLarge: ("RESOURCE_EXHAUSTED", 413),
     errors.RequestTimeout: ("DEADLINE_EXCEEDED", 408),
+    errors.NoSuchPath: ("NOT_FOUND", 404),
+    errors.MethodNotAllowed: ("UNIMPLEMENTED", 405),
     errors.Unsupported: ("UNIMPLEMENTED", 501),
     errors.PreconditionFailed: ("FAILED_PRECONDITION", 400),
     errors.CannotReshape: ("FAILED_PRECONDITION", 412),

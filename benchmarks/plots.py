@@ -6,7 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.throughput import CEILING, GRPC, GRPC_2, NAIVE, PEER, REST, REST_2, Cell, by_contender
+from benchmarks.throughput import (
+    CEILING,
+    GRPC,
+    GRPC_2,
+    NAIVE,
+    OF_PROTOCOL,
+    PEER,
+    PEER_GRPC,
+    REST,
+    REST_2,
+    V2_BINARY,
+    V2_GRPC,
+    V2_JSON,
+    Cell,
+    by_contender,
+)
 
 # Okabe and Ito's, which people who see fewer colours tell apart; and a mark each, for print.
 STYLES = {
@@ -16,11 +31,16 @@ STYLES = {
     GRPC_2: ("#0072b2", ":", "o"),
     REST_2: ("#009e73", ":", "s"),
     NAIVE: ("#d55e00", "-", "^"),
+    V2_GRPC: ("#0072b2", "-", "o"),
+    V2_BINARY: ("#009e73", "-", "s"),
+    V2_JSON: ("#56b4e9", "-", "D"),
     PEER: ("#cc79a7", "-", "v"),
+    PEER_GRPC: ("#cc79a7", ":", "v"),
 }
 
 
-def draw_throughput(cells: Sequence[Cell], model: str, title: str, path: Path) -> None:
+def draw_throughput(cells: Sequence[Cell], model: str, protocol: str, title: str, path: Path) -> None:
+    """Draw what speaks the protocol, and the ceiling."""
     # Not at the top: whoever has no matplotlib gets the tables all the same.
     import matplotlib as mpl
 
@@ -31,6 +51,8 @@ def draw_throughput(cells: Sequence[Cell], model: str, title: str, path: Path) -
 
     figure, (rates, latencies) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     for name, line in by_contender(cells, model).items():
+        if name not in (CEILING, *OF_PROTOCOL[protocol]):
+            continue
         colour, style, mark = STYLES[name]
         callers = [cell.callers for cell in line]
         look: dict[str, Any] = {"color": colour, "linestyle": style, "marker": mark, "markersize": 4, "label": name}

@@ -1,6 +1,7 @@
 """Callers in a closed loop in Python, for machines without wrk or h2load: one thread and one connection each.
 
-A script that ``benchmarks.children.Script`` talks to. Run as ``python benchmarks/press.py http|grpc PORT PATH FILE``.
+A script that ``benchmarks.children.Script`` talks to. Run as ``python benchmarks/press.py http PORT PATH FILE HEADERS``
+(the headers are JSON) or ``grpc PORT METHOD FILE``.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from benchmarks.tasks import BenchmarkFailed
 Client = HttpClient | GrpcClient
 
 
-def connect(kind: str, port: str, path: str, file: str) -> Client:
+def connect(kind: str, port: str, path: str, file: str, headers: str = "") -> Client:
     content = Path(file).read_bytes()
-    return HttpClient(int(port), path, content) if kind == "http" else GrpcClient(int(port), content)
+    if kind == "grpc":
+        return GrpcClient(int(port), content, path)
+    return HttpClient(int(port), path, content, json.loads(headers))
 
 
 def press(clients: list[Client], seconds: float) -> dict[str, Any]:

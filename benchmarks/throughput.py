@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +19,17 @@ from typing import NamedTuple
 from benchmarks import peer
 from benchmarks.children import Naive, Script, decant, openvino_alone, wait_until_idle
 from benchmarks.clients import Call, GrpcClient, HttpClient
+from benchmarks.forms import (
+    PROTOCOLS,
+    GrpcForm,
+    HttpForm,
+    naive,
+    tfs_grpc,
+    tfs_json,
+    v2_binary,
+    v2_grpc,
+    v2_json,
+)
 from benchmarks.in_process import SETTINGS
 from benchmarks.load import Load, Press, missing_tools, press_grpc, press_http
 from benchmarks.report import Findings, Verdict, percentile, say, table
@@ -30,9 +41,17 @@ CALLERS = (1, 2, 4, 8, 16, 32, 64)
 CEILING = "OpenVINO in process"
 REST, GRPC = "Decant REST", "Decant gRPC"
 REST_2, GRPC_2 = "Decant REST, 2 workers", "Decant gRPC, 2 workers"
-NAIVE, PEER = "naive handler", "MLServer"
+V2_JSON, V2_BINARY, V2_GRPC = "Decant v2 JSON", "Decant v2 binary", "Decant v2 gRPC"
+NAIVE, PEER, PEER_GRPC = "naive handler", "MLServer", "MLServer gRPC"
+OF_PROTOCOL = {"tfs": (REST, GRPC, NAIVE, REST_2, GRPC_2), "v2": (V2_JSON, V2_BINARY, V2_GRPC, PEER, PEER_GRPC)}
+DECANT = (REST, GRPC, REST_2, GRPC_2, V2_JSON, V2_BINARY, V2_GRPC)
 
-TARGETS = {("resnet50", GRPC): 0.95, ("resnet50", REST): 0.85}
+TARGETS = {
+    ("resnet50", GRPC): 0.95,
+    ("resnet50", REST): 0.85,
+    ("resnet50", V2_BINARY): 0.95,
+    ("resnet50", V2_GRPC): 0.95,
+}
 """Of the ceiling."""
 
 
@@ -76,7 +95,11 @@ class Cell(NamedTuple):
 
 
 def findings(
-    tasks: Sequence[Task], directory: Path, callers: Sequence[int] = CALLERS, hurry: float = 1
+    tasks: Sequence[Task],
+    directory: Path,
+    callers: Sequence[int] = CALLERS,
+    hurry: float = 1,
+    protocols: Sequence[str] = PROTOCOLS,
 ) -> tuple[Findings, list[Cell]]:
     """Measure; with ``hurry`` 2 in half the time.
 
@@ -88,7 +111,7 @@ def findings(
     for task in tasks:
         scratch = directory / f"throughput-{task.model}"
         scratch.mkdir()
-        cells += measure(task, scratch, callers, hurry, found)
+        cells += measure(task, scratch, callers, hurry, protocols, found)
     head = (" model", " server", "callers", "answers/s", "p50 ms", "p99 ms", "p99 / queue", "errors", "/ in process")
     found.tables.append(table(head, map(_row, cells)))
     found.verdicts += verdicts_of(cells)
@@ -98,12 +121,14 @@ def findings(
     return found, cells
 
 
-def measure(task: Task, directory: Path, callers: Sequence[int], hurry: float, found: Findings) -> list[Cell]:
+def measure(
+    task: Task, directory: Path, callers: Sequence[int], hurry: float, protocols: Sequence[str], found: Findings
+) -> list[Cell]:
     pace = Pace(*(seconds / hurry for seconds in PACES[task.model]))
     cells = []
     with ExitStack() as stack:
         alone = stack.enter_context(openvino_alone(task, directory))
-        contenders = list(_contenders(task, directory, max(callers), stack, found))
+        contenders = list(_contenders(task, directory, max(callers), protocols, stack, found))
         for number in callers:
             ceiling = _ceiling(alone, number, pace(number) / 2, found)
             cells.append(Cell(task.model, CEILING, number, ceiling, ceiling.rate))
@@ -130,47 +155,50 @@ def _ceiling(alone: Script, callers: int, seconds: float, found: Findings) -> Lo
     return loads[best]
 
 
-def _contenders(task: Task, directory: Path, most: int, stack: ExitStack, found: Findings) -> list[Contender]:
+def _contenders(
+    task: Task, directory: Path, most: int, protocols: Sequence[str], stack: ExitStack, found: Findings
+) -> Iterator[Contender]:
     """Start the servers, and check the answers of each with as many callers as there will be."""
-    path = f"/v1/models/{task.model}:predict"
     server = stack.enter_context(decant(task, directory / "decant"))
-    naive = stack.enter_context(Naive(task, directory))
-    contenders = [
-        _http(REST, server.process, server.rest_port, path, task.request(), task, directory, most),
-        _grpc(GRPC, server.process, server.grpc_port, task, directory, most),
-        _http(NAIVE, naive, naive.port, "/predict", task.request(), task, directory, 1),
-    ]
-    if reason := peer.why_not():
-        found.notes.append(f"no {PEER}: {reason}")
-    else:
-        mlserver = stack.enter_context(peer.MLServer(task, directory / "mlserver"))
-        contenders.append(_http(PEER, mlserver, mlserver.port, mlserver.path, peer.request(task), task, directory, 1))
-    if task.model == "digits" and _has_workers():
+    rest, grpc = (server.process, server.rest_port), (server.process, server.grpc_port)
+    if "tfs" in protocols:
+        yield _http(REST, *rest, tfs_json(task), directory, most)
+        yield _grpc(GRPC, *grpc, tfs_grpc(task), directory, most)
+        handler = stack.enter_context(Naive(task, directory))
+        yield _http(NAIVE, handler, handler.port, naive(task), directory, 1)
+    if "v2" in protocols:
+        yield _http(V2_JSON, *rest, v2_json(task), directory, most)
+        yield _http(V2_BINARY, *rest, v2_binary(task), directory, most)
+        yield _grpc(V2_GRPC, *grpc, v2_grpc(task), directory, most)
+        if reason := peer.why_not():
+            found.notes.append(f"no {PEER}: {reason}")
+        else:
+            mlserver = stack.enter_context(peer.MLServer(task, directory / "mlserver"))
+            yield _http(PEER, mlserver, mlserver.port, v2_json(task), directory, 1)
+            yield _grpc(PEER_GRPC, mlserver, mlserver.grpc_port, v2_grpc(task), directory, 1)
+    if "tfs" in protocols and task.model == "digits" and _has_workers():
         pair = stack.enter_context(decant(task, directory / "pair", "--workers", "2"))
-        contenders.append(_http(REST_2, pair.process, pair.rest_port, path, task.request(), task, directory, most))
-        contenders.append(_grpc(GRPC_2, pair.process, pair.grpc_port, task, directory, most))
-    return contenders
+        yield _http(REST_2, pair.process, pair.rest_port, tfs_json(task), directory, most)
+        yield _grpc(GRPC_2, pair.process, pair.grpc_port, tfs_grpc(task), directory, most)
 
 
-def _http(
-    name: str, process: Process, port: int, path: str, body: bytes, task: Task, directory: Path, most: int
-) -> Contender:
+def _http(name: str, process: Process, port: int, form: HttpForm, directory: Path, most: int) -> Contender:
     with ExitStack() as stack:
-        clients = [stack.enter_context(HttpClient(port, path, body)) for _ in range(most)]
+        clients = [stack.enter_context(HttpClient(port, form.path, form.body, form.headers)) for _ in range(most)]
         for answer in _all_at_once(clients):
-            task.check(name, answer)
-    return Contender(name, press_http(port, path, body, directory), process.pid)
+            form.check(name, answer)
+    return Contender(name, press_http(port, form.path, form.body, directory, form.headers), process.pid)
 
 
-def _grpc(name: str, process: Process, port: int, task: Task, directory: Path, most: int) -> Contender:
-    message = task.message()
+def _grpc(name: str, process: Process, port: int, form: GrpcForm, directory: Path, most: int) -> Contender:
     with ExitStack() as stack:
-        clients = [stack.enter_context(GrpcClient(port, message)) for _ in range(most)]
+        clients = [stack.enter_context(GrpcClient(port, form.message, form.method)) for _ in range(most)]
         # A status that is not OK raises.
         answers = _all_at_once(clients)
     for answer in answers:
-        task.check_message(name, answer)
-    return Contender(name, press_grpc(port, message, len(answers[0]), directory), process.pid)
+        form.check(name, answer)
+    press = press_grpc(port, form.message, len(answers[0]), directory, form.method)
+    return Contender(name, press, process.pid)
 
 
 def _all_at_once(clients: Sequence[Call]) -> list[bytes]:
@@ -197,7 +225,7 @@ def verdicts_of(cells: Sequence[Cell]) -> list[Verdict]:
             worst = min(ours, key=lambda cell: cell.ratio)
             what = f"throughput, {model}: {name}, worst of all concurrencies (at {worst.callers})"
             found.append(Verdict(what, worst.ratio, "x in process", target, at_least=True))
-    ours = [cell for cell in cells if cell.contender in (REST, GRPC, REST_2, GRPC_2)]
+    ours = [cell for cell in cells if cell.contender in DECANT]
     if ours:
         found.append(Verdict("throughput: errors of Decant", sum(cell.load.errors for cell in ours), "errors", 0))
     return found

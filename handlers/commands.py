@@ -122,8 +122,22 @@ def _add_nothing(command: argparse.ArgumentParser) -> None:
 
 
 def _add_predict(command: argparse.ArgumentParser) -> None:
-    command.add_argument("model", help="directory or URL of the model's versions, or http://HOST:PORT/v1/models/NAME")
+    from handlers.remote import PROTOCOLS, TRANSPORTS
+
+    command.add_argument(
+        "model",
+        help="directory or URL of the model's versions, or of a server's model: http://HOST:PORT/v1/models/NAME, "
+        "http://HOST:PORT/v2/models/NAME or grpc://HOST:PORT/NAME; https and grpcs for TLS",
+    )
     command.add_argument("request", help="file with the JSON that a client would POST; - for standard input")
+    command.add_argument(
+        "--protocol",
+        choices=PROTOCOLS,
+        help="TensorFlow Serving's, or the Open Inference Protocol (KServe v2); default: the URL's, or else tfs",
+    )
+    command.add_argument(
+        "--transport", choices=TRANSPORTS, help="as the URL's scheme says; over gRPC JSON is made a message, and back"
+    )
     _add_one_shot_options(command)
     command.set_defaults(run=_predict)
 
@@ -256,9 +270,18 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from handlers.one_shot import predict
+    from handlers.remote import ask, remote_of
 
-    _say(predict(_one_shot_settings(options), options.version, _read(options.request)).decode())
+    remote = remote_of(options.model, options.protocol, options.transport)
+    if remote is None:
+        from handlers.one_shot import predict
+
+        settings = _one_shot_settings(options)
+        answer = predict(settings, options.version, _read(options.request), options.protocol or "tfs")
+    else:
+        answer = ask(remote, options.version, _read(options.request))
+    # Of whom we ask nobody says that he answers text.
+    _say(answer.decode(errors="replace"))
     return 0
 
 

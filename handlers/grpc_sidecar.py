@@ -1,4 +1,4 @@
-"""The gRPC front of a long-lived process: PredictionService, ModelService and the standard health service."""
+"""The gRPC front of a long-lived process: the services of both protocols, and the standard health service."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from handlers.ports import hold
 from model_cache.locks import locked
+from runtime.rpc import MAX_MESSAGE, RESERVE, Streams
 from runtime.server import ModelServer
-from runtime.servicers import MAX_MESSAGE, SERVICES, Reload, service_handlers
+from runtime.servicers import SERVICES, Reload, service_handlers
 
 if TYPE_CHECKING:
     from handlers.tls import Tls
 
-RESERVE = 8
-"""Threads beyond those for calls that may take long."""
 _MAX_SOCKET_PATH = 107
 """Bytes; of unix(7)."""
 _CONNECT_TIMEOUT = 1.0
@@ -47,6 +46,7 @@ class GrpcServer:
         is_shared: whether other processes of this user may listen on the port, too.
         workers: servers on the port, which share threads; the kernel gives each connection to one of them.
         max_threads: in which calls are answered; 0 for as many as there may be calls. Health checks wait for one, too.
+            Streams have as many of their own, and no more of them are open.
         channel_arguments: gRPC's, before ours.
         reload, tensor_content_from, max_requests: as `service_handlers`.
     """
@@ -78,9 +78,11 @@ class GrpcServer:
         self._socket_path = socket_path
         self._tls = tls
         self._health = health.HealthServicer()
+        self._ready = threading.Event()
         # As many as there may be calls, and some that answer health checks and refusals meanwhile.
         threads = max_in_flight + RESERVE
         self._threads = ThreadPoolExecutor(min(max_threads or threads, threads), thread_name_prefix="grpc")
+        self._streams = Streams(min(max_threads or max_in_flight, max_in_flight))
         options = {
             "grpc.max_receive_message_length": MAX_MESSAGE,
             "grpc.max_send_message_length": MAX_MESSAGE,
@@ -96,12 +98,13 @@ class GrpcServer:
                 max_requests=max_requests,
                 reload=reload,
                 tensor_content_from=tensor_content_from,
+                is_ready=self._ready.is_set,
+                streams=self._streams,
             )
         )
+        most = 2 * max_in_flight + RESERVE + self._streams.threads
         self._servers = [
-            grpc.server(
-                self._threads, options=list(options.items()), maximum_concurrent_rpcs=2 * max_in_flight + RESERVE
-            )
+            grpc.server(self._threads, options=list(options.items()), maximum_concurrent_rpcs=most)
             for _ in range(workers)
         ]
         for one in self._servers:
@@ -129,15 +132,19 @@ class GrpcServer:
             one.start()
 
     def set_ready(self) -> None:
+        self._ready.set()
         self._report(health_pb2.HealthCheckResponse.SERVING)
 
     def drain(self, timeout: float) -> bool:
         """Stop accepting, let calls finish, close; return whether all did within ``timeout`` seconds."""
+        self._ready.clear()
         self._health.enter_graceful_shutdown()
         deadline = time.monotonic() + timeout
         stopped: list[threading.Event] = [one.stop(timeout) for one in self._servers]
+        self._streams.drain()
         have_stopped = [event.wait(max(0.0, deadline - time.monotonic())) for event in stopped]
         self._threads.shutdown(wait=False)
+        self._streams.close()
         if self._held is not None:
             self._held.close()
         return all(have_stopped)

@@ -67,13 +67,19 @@ _PHRASES = {
     504: "Gateway Timeout",
     507: "Insufficient Storage",
 }
+_JSON_SIZE = "inference-header-content-length"
+_ALIGNED_FROM = 64 << 10
+"""Bytes of a body from which on it matters where the tensors in it begin: what is smaller is copied anyway."""
+_ALIGNMENT = 16
+"""Bytes at a multiple of which the content of bytes objects begins."""
+_MAX_DIGITS = 18
 # What the contract looks at, and we.
 _LOOKED_AT = (
     "accept-encoding",
     "content-encoding",
     "content-length",
     "expect",
-    "inference-header-content-length",
+    _JSON_SIZE,
     "origin",
     "transfer-encoding",
 )
@@ -137,6 +143,7 @@ class _Request:
     """One request, from when its head has come."""
 
     __slots__ = (
+        "_blanks",
         "_chunks",
         "_tail",
         "call",
@@ -165,6 +172,8 @@ class _Request:
         self._chunks: list[bytes | bytearray] = []
         # Small ones are put together as they come: as objects of their own they would take many times their bytes.
         self._tail = bytearray()
+        # How many of them are put before the body.
+        self._blanks = 0
         self.size = 0
         """Bytes of its body that have come."""
         self.is_begun = False
@@ -180,8 +189,23 @@ class _Request:
             self._chunks += [self._tail, data] if self._tail else [data]
             self._tail = bytearray()
 
+    def align_tensors(self) -> None:
+        """Have the tensors behind the JSON of a large body begin at an address where the engine can read them.
+
+        JSON may begin with blanks, which move them for nothing: a body is put together from its pieces in any case.
+        """
+        declared, length = self.headers[_JSON_SIZE], self.headers.get("content-length", "")
+        if not declared.isdecimal() or not length.isdecimal() or max(len(declared), len(length)) > _MAX_DIGITS:
+            return
+        size = int(declared)
+        if 0 < size <= int(length) >= _ALIGNED_FROM and "content-encoding" not in self.headers:
+            self._blanks = -size % _ALIGNMENT
+            self.headers[_JSON_SIZE] = str(size + self._blanks)
+
     def take_body(self) -> bytes:
         """Return all that was kept, and keep nothing any more."""
+        if self._blanks:
+            self._chunks.insert(0, b" " * self._blanks)
         body = b"".join([*self._chunks, self._tail] if self._tail else self._chunks)
         self.drop_body()
         return body
@@ -464,6 +488,8 @@ class Connection(asyncio.Protocol):
             request.keeps_alive = False
             return Answer(501, _TEXT, b"Transfer-Encoding is not chunked alone")
         if urls.is_contract(path):
+            if _JSON_SIZE in request.headers:
+                request.align_tensors()
             call = self._front.contract.begin(request.method, path, request.headers)
             if isinstance(call, Answer):
                 return call

@@ -24,7 +24,9 @@ Shape = Literal["v1", "v2", "balancer"]
 MAX_BALANCERS = 1 << 20
 """Bytes of JSON of an answer to a load balancer.
 https://docs.aws.amazon.com/elasticloadbalancing/latest/application/lambda-functions.html"""
-_USUAL = b"/v1/models/"
+JSON_SIZE = "inference-header-content-length"
+"""The Open Inference Protocol's header: how many bytes of a body are JSON, before tensors in binary."""
+_USUAL = (b"/v1/models/", b"/v2/models/")
 _PAGES = (*HEALTH, METRICS, b"/docs", b"/openapi.json")
 _MAX_BASE = 8
 """Parts of a path that may be a gateway's and not ours."""
@@ -101,6 +103,28 @@ def read_body(event: Event) -> bytes:
         return base64.b64decode(body, validate=True)
     except (binascii.Error, ValueError) as exc:
         raise InvalidRequest(f"the event's body is said to be base64 and is not: {exc}") from exc
+
+
+def check_binary(event: Event, headers: Mapping[str, str], body: bytes) -> None:
+    """Refuse tensors that have come as if they were text, in which bytes are lost.
+
+    Args:
+        headers: as `read_headers` returns them.
+        body: as `read_body` does.
+
+    Raises:
+        InvalidRequest: there are such behind the JSON of the Open Inference Protocol.
+    """
+    declared = headers.get(JSON_SIZE)
+    if declared is None or event.get("isBase64Encoded"):
+        return
+    # What is no number is for the contract to say; and a body of JSON alone is text.
+    if declared.isdecimal() and len(declared) <= len(str(len(body))) and int(declared) < len(body):
+        raise InvalidRequest(
+            "the body has tensors in binary and has come as text, in which they are damaged: AWS hands over as text "
+            "what a Content-Type such as application/json says is text; want application/octet-stream, and of a REST "
+            "API that this, or */*, is among its binaryMediaTypes"
+        )
 
 
 def write(event: Event, head: Head, answer: Answer) -> dict[str, Any]:

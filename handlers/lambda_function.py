@@ -1,6 +1,6 @@
 """One environment of a Lambda function: events in, answers out. There is one request at a time, so it is answered on
-the spot, without a thread; and without FastAPI and Mangum, which are imported for what is neither TensorFlow Serving's
-API nor health. What is no HTTP request, has failed or is large is other modules', imported when there is such.
+the spot, without a thread; and without FastAPI and Mangum, which are imported for what is neither of the two protocols'
+nor health. What is no HTTP request, has failed or is large is other modules', imported when there is such.
 """
 
 from __future__ import annotations
@@ -11,7 +11,16 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from handlers.lambda_events import MAX_BALANCERS, Head, is_of_edge, read_body, read_head, read_headers, write
+from handlers.lambda_events import (
+    MAX_BALANCERS,
+    Head,
+    check_binary,
+    is_of_edge,
+    read_body,
+    read_head,
+    read_headers,
+    write,
+)
 from runtime.answers import Answer
 from runtime.contract import Contract, health
 from runtime.errors import InvalidRequest
@@ -21,7 +30,7 @@ if TYPE_CHECKING:
     from handlers.lambda_invocations import Invocations
     from handlers.lambda_pages import Pages
 
-_PREDICT = b":predict"
+_INFERENCES = (b":predict", b"/infer", b"/infer/")
 _BALANCER_TIMEOUT = 60.0
 _HTTP_API_TIMEOUT = 30.0
 _REST_API_TIMEOUT = 29.0
@@ -85,17 +94,18 @@ class Function:
     def infer(self, method: str, path: bytes, body: bytes, until: float | None, context: Any) -> Answer:
         """Answer a request that has no headers, and does not come by HTTP."""
         answer = self._contract.answer(method, path, {}, body, until)
-        self._tell_first(path, answer, context)
+        self._tell_first(method, path, answer, context)
         return answer
 
     def _answer(self, event: Any, head: Head, context: Any) -> Answer:
         try:
             headers, body = read_headers(event, head.shape), read_body(event)
+            check_binary(event, headers, body)
         except InvalidRequest as exc:
             return self._contract.failed(head.method, head.path, exc)
         until = answer_by(_seconds_left(context), self._seconds_left_for(event, head), self._terms.margin)
         answer = self._contract.answer(head.method, head.path, headers, body, until)
-        self._tell_first(head.path, answer, context)
+        self._tell_first(head.method, head.path, answer, context)
         return answer
 
     def _seconds_left_for(self, event: Any, head: Head) -> float | None:
@@ -111,8 +121,9 @@ class Function:
         waited = time.time() - came_at / 1e3 if is_time else 0.0
         return seconds - waited if 0.0 <= waited < seconds else seconds
 
-    def _tell_first(self, path: bytes, answer: Answer, context: Any) -> None:
-        if not self._is_told and answer.status == 200 and path.endswith(_PREDICT):
+    def _tell_first(self, method: str, path: bytes, answer: Answer, context: Any) -> None:
+        # A model may be called infer, but nobody posts to its metadata.
+        if not self._is_told and answer.status == 200 and method == "POST" and path.endswith(_INFERENCES):
             self._is_told = True
             _tell(context)
 

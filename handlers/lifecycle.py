@@ -99,7 +99,8 @@ def serve(settings: Settings, channel: int | None = None) -> NoReturn:
             reload = Reload(server, settings, configuration, told)
             if worker is not None:
                 snapshot = None if server.metrics is None else partial(server.metrics.snapshot, server)
-                worker.follow(reload, lambda: events.put(Stop()), reload.refresh, snapshot)
+                worker.follow(reload, lambda: events.put(Stop()), reload.refresh, snapshot, server)
+                server.peers = worker
                 if server.metrics is not None:
                     server.metrics.gather = worker.gather
             replace = reload if worker is None else worker.replace_models

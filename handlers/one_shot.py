@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from http.client import HTTPException, HTTPResponse
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+from urllib.parse import quote
 
 from handlers.build import build_server, open_repository
 from handlers.configuration import models_of
-from handlers.settings import Settings, SettingsError
-from model_cache.errors import ModelNotFound, StorageUnavailable
+from handlers.remote import Protocol, binary_answer
+from handlers.settings import Settings
+from model_cache.errors import ModelNotFound
 from runtime.codecs.dtypes import tf_name
-from runtime.errors import InferenceError
 from runtime.predict import predict_json
+from runtime.server import ModelServer
 from runtime.signature import TensorSpec
 
-HTTP_TIMEOUT = 60.0
-MAX_ANSWER = 1 << 30
 
-
-def predict(settings: Settings, version: int | None, body: bytes) -> bytes:
-    """Answer a predict body, from a server if the model's path is an http URL and with the model itself otherwise.
+def predict(settings: Settings, version: int | None, body: bytes, protocol: Protocol = "tfs") -> bytes:
+    """Answer the body of a protocol's request with the model itself, as a server would.
 
     Raises:
-        SettingsError: the model's path is a malformed URL.
         ModelCacheError, InferenceError: as a server would answer with.
     """
-    if settings.model_path.lower().startswith(("http://", "https://")):
-        return _ask(settings.model_path.rstrip("/"), version, body)
     server = build_server(settings)
     try:
-        return predict_json(server, settings.model_name, version, body)
+        if protocol == "tfs":
+            return predict_json(server, settings.model_name, version, body)
+        return _infer(server, settings.model_name, version, body)
     finally:
         server.close()
 
@@ -51,6 +46,16 @@ def describe(settings: Settings, version: int | None) -> Iterator[str]:
     yield from _signatures(settings, max(versions) if version is None else version)
 
 
+def _infer(server: ModelServer, name: str, version: int | None, body: bytes) -> bytes:
+    from runtime.open_inference import rest
+
+    model = f"/v2/models/{quote(name, safe='')}" + ("" if version is None else f"/versions/{version}")
+    reply = rest.begin("POST", f"{model}/infer".encode(), {}).infer(server, body).encode()
+    if reply.tail or reply.content_type:
+        raise binary_answer()
+    return reply.content
+
+
 def _signatures(settings: Settings, version: int) -> Iterator[str]:
     server = build_server(settings)
     try:
@@ -66,32 +71,3 @@ def _signatures(settings: Settings, version: int) -> Iterator[str]:
 
 def _shape(spec: TensorSpec) -> str:
     return "of any rank" if spec.shape is None else str(list(spec.shape))
-
-
-def _ask(url: str, version: int | None, body: bytes) -> bytes:
-    where = f"{url if version is None else f'{url}/versions/{version}'}:predict"
-    try:
-        return _post(where, body)
-    # A port that is no number is an InvalidURL and so an HTTPException; one that is too large overflows.
-    except (ValueError, OverflowError) as exc:
-        raise SettingsError(f"cannot ask {url}: {_one_line(str(exc))}") from exc
-    except (OSError, HTTPException) as exc:
-        raise StorageUnavailable(f"cannot reach {where}: {_one_line(str(exc) or repr(exc))}") from exc
-
-
-def _post(url: str, body: bytes) -> bytes:
-    try:
-        answer: HTTPResponse
-        with urlopen(Request(url, body), timeout=HTTP_TIMEOUT) as answer:
-            content = answer.read(MAX_ANSWER)
-            # Told the length, http.client takes less without a word.
-            if answer.length:
-                raise StorageUnavailable(f"{url} did not send all of its answer")
-            return content
-    except HTTPError as exc:
-        told = _one_line(exc.read(1000).decode(errors="replace"))
-        raise InferenceError(f"{url} answered {exc.code}: {told}") from exc
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

@@ -748,6 +748,11 @@ def initialization_type() -> str:
     return os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand")
 
 
+def silence_grpc() -> None:
+    """Have gRPC's own library write nothing to standard error, unless somebody has set how much. Before its import."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+
 def worker_channel() -> int | None:
     """Return the descriptor of a worker's socket to its supervisor, or None if this process is on its own."""
     descriptor = os.environ.get(_WORKER)

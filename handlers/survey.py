@@ -1,14 +1,15 @@
 """A question to all workers: what the supervisor does as one of them wants to know something of all.
 
 Each is asked at the same time, and what has been answered by a moment is the answer. Whoever wants to know the same
-meanwhile has the next round's: what it wants to know of may have happened after some had answered.
+meanwhile has the next round's: what it wants to know of may have happened after some had answered. What they are asked
+may also be to do something.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 
 class Party(Protocol):
@@ -17,12 +18,16 @@ class Party(Protocol):
     def tell(self, kind: str, *content: Any) -> None: ...
 
 
+About: TypeAlias = tuple[str, ...]
+"""What a question is about, and of which model if it is about one."""
+
+
 class Survey:
     """About one thing, a round at a time. What it is told comes from one thread."""
 
     def __init__(
         self,
-        about: str,
+        about: About,
         patience: float,
         parties: Callable[[], Iterable[Party]],
         result: Callable[[Mapping[Party, Any], int], Any],
@@ -49,6 +54,11 @@ class Survey:
         # Called with the answer of this round, and of the next.
         self._askers: list[Callable[[Any], None]] = []
         self._next: list[Callable[[Any], None]] = []
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way, and nothing has to be remembered."""
+        return self.deadline is None and not self._silent
 
     def ask(self, answer: Callable[[Any], None]) -> None:
         if self.deadline is None:
@@ -107,26 +117,43 @@ class Survey:
             self._begin(following)
 
 
+class Addition(Protocol):
+    """How what several workers have counted becomes one. A module is one."""
+
+    def added_up(self, all_counts: Iterable[Any], /) -> Any: ...
+
+    def counted(self, counts: Any, /) -> Any:
+        """Return what stays of a worker that is gone."""
+        ...
+
+    def still_there(self, counts: Any, now: Any, /) -> Any:
+        """Return that, but for what none of those that are there knows any more."""
+        ...
+
+
 class Tally:
-    """The metrics of all workers, of which no counter goes back as one of them dies or is silent.
+    """What all workers have counted, of which nothing goes back as one of them dies or is silent.
 
     Prometheus takes a counter that goes back for one that has begun anew, and what is left of it for what was added.
+
+    Args:
+        addition: returns how that is added up. Called only if somebody wants to know, as it may have to be imported.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, addition: Callable[[], Addition]) -> None:
+        self._addition = addition
         # What each has said last, and what those had counted that have died.
         self._last: dict[Party, Any] = {}
-        self._gone: dict[str, Any] = {}
+        self._gone: dict[Any, Any] = {}
 
     def total(self, answers: Mapping[Party, Any], silent: int) -> Any:
-        """Return the snapshot of all, of which some have said nothing now."""
-        from runtime.metric_families import added_up, still_there
-
+        """Return what all have counted, of which some have said nothing now."""
+        addition = self._addition()
         self._last.update(answers)
-        now = added_up(self._last.values())
+        now = addition.added_up(self._last.values())
         if answers:
-            self._gone = still_there(self._gone, now)
-        total = added_up([now, self._gone])
+            self._gone = addition.still_there(self._gone, now)
+        total = addition.added_up([now, self._gone])
         if "decant_workers" in total:
             states = {"answered": len(answers), "silent": silent}
             total["decant_workers"] = {(("state", state),): count for state, count in states.items()}
@@ -135,6 +162,17 @@ class Tally:
     def gone(self, party: Party) -> None:
         last = self._last.pop(party, None)
         if last is not None:
-            from runtime.metric_families import added_up, counted
+            addition = self._addition()
+            self._gone = addition.added_up([self._gone, addition.counted(last)])
 
-            self._gone = added_up([self._gone, counted(last)])
+
+def of_metrics() -> Addition:
+    from runtime import metric_families
+
+    return metric_families
+
+
+def of_statistics() -> Addition:
+    from runtime.open_inference import statistics
+
+    return statistics

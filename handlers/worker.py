@@ -9,6 +9,7 @@ import pickle
 import queue
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -17,11 +18,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from handlers.channel import Channel
 from handlers.configuration import Configuration, from_message, models_of
 from handlers.settings import Settings
-from model_cache.errors import ModelCacheError
+from model_cache.errors import LoadPending, ModelCacheError
 from runtime.errors import InferenceError, Overloaded
 
 if TYPE_CHECKING:
     from runtime.metric_families import Snapshot
+    from runtime.open_inference.statistics import Counts
+    from runtime.server import ModelServer
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +63,7 @@ class Worker:
         self._questions: dict[int, queue.SimpleQueue[tuple[Any, ...]]] = {}
         self._numbers = itertools.count()
         # What this one answers where all are asked, by what about.
-        self._answers: dict[str, Callable[[], Any]] = {}
+        self._answers: dict[str, Callable[..., Any]] = {}
         # Whether to go on, for the one replacement that is under way at a time.
         self._verdicts: queue.SimpleQueue[tuple[int, bool]] = queue.SimpleQueue()
 
@@ -88,18 +91,24 @@ class Worker:
         stop: Callable[[], None],
         refresh: Callable[[], bool] | None = None,
         snapshot: Callable[[], Snapshot] | None = None,
+        server: ModelServer | None = None,
     ) -> None:
         """Do what the supervisor says, in a thread; stop when it says so or has gone.
 
         Args:
             refresh: what this worker does where one of them has been asked for `refresh`.
             snapshot: its part of what `gather` returns; None if metrics are off.
+            server: whose models are loaded and unloaded where one of them has been asked for that.
         """
         self._reload = reload
         if refresh is not None:
             self._answers["refresh"] = partial(_outcome, refresh)
         if snapshot is not None:
             self._answers["metrics"] = snapshot
+        if server is not None:
+            self._answers["load"] = partial(_outcome, server.load)
+            self._answers["unload"] = partial(_outcome, server.unload)
+            self._answers["statistics"] = partial(_counts, server)
         threading.Thread(target=self._follow, args=(reload, stop), name="worker", daemon=True).start()
 
     def wait_until_all_are_loaded(self) -> None:
@@ -136,26 +145,60 @@ class Worker:
             Overloaded: one of them has not done so in time.
             InferenceError, ModelCacheError: why one could not.
         """
-        outcomes, silent = self._ask("refresh")
-        for _, error in outcomes:
-            if error is not None:
-                raise pickle.loads(error)
-        if silent:
-            raise Overloaded(f"{silent} of {self.count} workers have not looked at their models in time")
-        return any(is_changed for is_changed, _ in outcomes)
+        outcomes = self._have_done("have not looked at their models", "refresh")
+        return any(outcomes)
+
+    def load(self, name: str, until: float | None) -> None:
+        """Have all workers load a model, as `runtime.open_inference.repository.Peers`.
+
+        Raises:
+            LoadPending: it is not done by then; it goes on.
+            Overloaded: one of them has not done so in time.
+            InferenceError, ModelCacheError: why one could not.
+        """
+        self._have_done("have not loaded the model", "load", name, until=until)
+
+    def unload(self, name: str) -> None:
+        """Have a model leave the memory of all workers.
+
+        Raises:
+            Overloaded, InferenceError, ModelCacheError: as `load`. Others may have done it.
+        """
+        self._have_done("have not unloaded the model", "unload", name)
+
+    def statistics(self) -> Counts:
+        """Return what all workers have counted, added up; of those that do not answer what they have said before."""
+        total: Counts = self._ask("statistics")
+        return total
 
     def gather(self) -> Snapshot:
         """Return the metrics of all workers, added up; of those that do not answer what they have said before."""
         total: Snapshot = self._ask("metrics")
         return total
 
-    def _ask(self, about: str) -> Any:
+    def _have_done(self, undone: str, *about: str, until: float | None = None) -> list[Any]:
+        """Have all workers do something; return what each returns.
+
+        Args:
+            undone: what is said of those that have not.
+        """
+        outcomes, silent = self._ask(*about, until=until)
+        for _, error in outcomes:
+            if error is not None:
+                raise pickle.loads(error)
+        if silent:
+            raise Overloaded(f"{silent} of {self.count} workers {undone} in time")
+        return [found for found, _ in outcomes]
+
+    def _ask(self, *about: str, until: float | None = None) -> Any:
         number = next(self._numbers)
         answer = self._questions[number] = queue.SimpleQueue()
         try:
             self._channel.send("ask", number, about)
             # The supervisor sees to it that there is an answer in time.
-            result = answer.get()
+            result = answer.get(timeout=None if until is None else max(0.0, until - time.monotonic()))
+        except queue.Empty:
+            raise LoadPending("not all workers have done it yet; try again later") from None
         except OSError as exc:
             raise Overloaded("the supervisor of this worker has gone") from exc
         finally:
@@ -165,13 +208,14 @@ class Worker:
             raise Overloaded("the supervisor of this worker has gone")
         return result[0]
 
-    def _answer(self, about: str) -> None:
+    def _answer(self, about: tuple[str, ...]) -> None:
+        what, *names = about
         found: Any = None
         try:
-            found = self._answers[about]()
+            found = self._answers[what](*names)
         # The others wait for us, whatever it is.
         except Exception:
-            logger.exception("this worker has no answer about %s", about)
+            logger.exception("this worker has no answer about %s", what)
         # A supervisor that has gone has no use for it.
         with suppress(OSError):
             self._channel.send("reply", about, found)
@@ -185,8 +229,9 @@ class Worker:
                 self._all_are_loaded.set()
             elif kind == "result":
                 question, *answer = content
-                if question in self._questions:
-                    self._questions[question].put(tuple(answer))
+                # Nobody may wait for it any more.
+                if waiting := self._questions.get(question):
+                    waiting.put(tuple(answer))
             elif kind == "ask":
                 threading.Thread(target=self._answer, args=content, name="answer", daemon=True).start()
             elif kind == "prepare":
@@ -228,16 +273,21 @@ class Worker:
                 raise Overloaded("another worker could not load the models; they stay as they are")
 
 
-def _outcome(refresh: Callable[[], bool]) -> tuple[bool, bytes | None]:
-    """Return whether anything has changed, or the error, pickled."""
+def _counts(server: ModelServer) -> Counts:
+    # Not before somebody asks, as what counts is imported then.
+    return server.statistics.counts()
+
+
+def _outcome(do: Callable[..., object], *names: str) -> tuple[object, bytes | None]:
+    """Return what it returns, or the error, pickled."""
     try:
-        return refresh(), None
+        return do(*names), None
     except (InferenceError, ModelCacheError) as exc:
-        return False, pickle.dumps(type(exc)(*exc.args))
+        return None, pickle.dumps(type(exc)(*exc.args))
     # The others wait for us, whatever it is, and are not to take us for one that is slow.
     except Exception as exc:
-        logger.exception("cannot look at the models anew")
-        return False, pickle.dumps(_failed(exc))
+        logger.exception("cannot do what all workers are to do")
+        return None, pickle.dumps(_failed(exc))
 
 
 def _failed(exc: Exception) -> Overloaded:

@@ -27,7 +27,7 @@ from handlers.exits import START_FAILED, STOP_SIGNALS, USAGE
 from handlers.limits import cpu_room
 from handlers.ports import hold
 from handlers.settings import Settings, environment_of_worker
-from handlers.survey import Party, Survey, Tally
+from handlers.survey import About, Party, Survey, Tally, of_metrics, of_statistics
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,8 @@ more, all end; otherwise it is tried for ever."""
 _LONG_PAUSE = 30.0
 SCRAPE_PATIENCE = 1.0
 """Seconds that the metrics of a worker are waited for; then those of before have to do. Prometheus waits for ten."""
+_UNLOAD_PATIENCE = 3.0
+"""Seconds that a worker may take to have a model leave its memory."""
 SETTLED = 60.0
 """Seconds after which a worker's death has nothing to do with its start."""
 _GRACE = 3.0
@@ -110,12 +112,10 @@ class _Supervisor:
         self._is_stopping = False
         self._code = 0
         self._agreement = Agreement(settings.load_timeout)
-        self._tally = Tally()
-        # By what they are about.
-        self._surveys = {
-            "metrics": Survey("metrics", SCRAPE_PATIENCE, self._workers.values, self._tally.total),
-            "refresh": Survey("refresh", settings.load_timeout + _GRACE, self._workers.values, self._refreshed),
-        }
+        # By what they are of.
+        self._tallies = {"metrics": Tally(of_metrics), "statistics": Tally(of_statistics)}
+        # Those of now, and of workers that have not answered yet. Bounded, as a worker asks only of models that it has.
+        self._surveys: dict[About, Survey] = {}
         self._signals: list[int] = []
         self._poll = select.poll()
 
@@ -167,9 +167,11 @@ class _Supervisor:
                 self._start_anew(number)
         if self._agreement.deadline is not None and self._agreement.deadline < now:
             self._agreement.expire()
-        for survey in self._surveys.values():
+        for about, survey in list(self._surveys.items()):
             if survey.deadline is not None and survey.deadline < now:
                 survey.expire()
+            if survey.is_idle:
+                del self._surveys[about]
 
     def _patience(self) -> float | None:
         """Return the milliseconds after which there is something to do even if nothing happens."""
@@ -228,14 +230,28 @@ class _Supervisor:
             self._agreement.propose(config, deadline, self._workers.values(), answer)
         elif kind == "ask":
             question, about = content
-            self._surveys[about].ask(partial(worker.tell, "result", question))
+            self._survey(about).ask(partial(worker.tell, "result", question))
         elif kind == "reply":
             about, reply = content
-            self._surveys[about].answered(worker, reply)
+            if about in self._surveys:
+                self._surveys[about].answered(worker, reply)
         elif kind == "prepared":
             self._agreement.prepared(worker, *content)
         else:
             self._agreement.ended(worker, *content)
+
+    def _survey(self, about: About) -> Survey:
+        if about not in self._surveys:
+            loads = self._settings.load_timeout + _GRACE
+            patience, result = {
+                "metrics": (SCRAPE_PATIENCE, self._tallies["metrics"].total),
+                "statistics": (SCRAPE_PATIENCE, self._tallies["statistics"].total),
+                "refresh": (loads, self._refreshed),
+                "load": (loads, _outcomes),
+                "unload": (_UNLOAD_PATIENCE, _outcomes),
+            }[about[0]]
+            self._surveys[about] = Survey(about, patience, self._workers.values, result)
+        return self._surveys[about]
 
     def _refreshed(self, answers: Mapping[Party, Any], silent: int) -> tuple[list[Any], int]:
         """Return what the workers say that have looked at the file anew; each says whether it has changed, or why not.
@@ -244,7 +260,7 @@ class _Supervisor:
         """
         if self._settings.model_config_file and not silent and all(error is None for _, error in answers.values()):
             self._agreement.config = None
-        return list(answers.values()), silent
+        return _outcomes(answers, silent)
 
     def _loaded(self, worker: _Worker) -> None:
         worker.is_loaded = True
@@ -286,7 +302,8 @@ class _Supervisor:
         worker.channel.close()
         worker.is_over = True
         self._agreement.gone(worker)
-        self._tally.gone(worker)
+        for tally in self._tallies.values():
+            tally.gone(worker)
         for survey in self._surveys.values():
             survey.gone(worker)
         if self._is_stopping:
@@ -310,3 +327,7 @@ class _Supervisor:
         pause = PAUSES[deaths - 1] if deaths <= len(PAUSES) else _LONG_PAUSE
         logger.error("worker %d %s; another one starts in %.1f s", number, how, pause)
         self._due[number] = time.monotonic() + pause
+
+
+def _outcomes(answers: Mapping[Party, Any], silent: int) -> tuple[list[Any], int]:
+    return list(answers.values()), silent

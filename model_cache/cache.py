@@ -278,21 +278,31 @@ class ModelCache(Generic[K, T]):
         entry = self._entries.get(key)
         return entry.value if entry is not None and entry.is_loaded else None
 
-    def retire(self, key: K) -> None:
+    def retire(self, key: K, *, unless_kept: bool = False) -> bool:
         """Give no more leases of what is there now; the last one out closes it. A later lease loads anew.
 
         Even if what retires is still loading: the two loads then overlap, and each counts.
+
+        Args:
+            unless_kept: whether it stays if it is not to be evicted.
+
+        Returns:
+            Whether it was for that that it has stayed.
         """
         with self._lock:
-            entry = self._entries.pop(key, None)
+            entry = self._entries.get(key)
             if entry is None:
-                return
+                return False
+            if unless_kept and entry.is_loaded and self._is_kept(entry.value):
+                return True
+            del self._entries[key]
             entry.is_retired = True
             self._retired.add(entry)
             unwanted = self._begin_close([entry] if entry.leases == 0 else [])
             # If it was kept, its room was nobody's until now.
             self._call_queue()
         self._close(unwanted, "closing")
+        return False
 
     def close(self) -> None:
         """Retire everything."""
@@ -329,11 +339,16 @@ class ModelCache(Generic[K, T]):
             failure = self._failures.get(key)
             return _fresh(failure.error) if failure else None
 
-    def forgive(self) -> None:
-        """Have what has failed be tried again by whoever wants it next, however lately that was."""
+    def forgive(self, which: Callable[[K], bool] = lambda key: True) -> None:
+        """Have what has failed be tried again by whoever wants it next, however lately that was.
+
+        Args:
+            which: whether it is to be. Cheap, as it is called under the lock.
+        """
         with self._lock:
             for key, failure in list(self._failures.items()):
-                self._failures[key] = failure._replace(at=-math.inf)
+                if which(key):
+                    self._failures[key] = failure._replace(at=-math.inf)
 
     def snapshot(self) -> Snapshot[K, T]:
         """Return what is in the cache. Cheap: what is held is copied under the lock."""

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from runtime.errors import CannotReshape, DeadlineExceeded, InferenceFailed, InvalidRequest, Overloaded
 from runtime.inputs import check_inputs
+from runtime.pool import receive
 from runtime.servable import Observed, Observer, Servable, Tensors, Usage
 from runtime.signature import DYNAMIC, Signature
 from runtime.stacking import Shapes, join, longest, row_size, rows_of, stack, unstack
@@ -221,7 +222,7 @@ class BatchingServable:
         """Return the task's part of what its batch gives; None if it is to be run alone."""
         while True:
             try:
-                message = task.inbox.get(timeout=self._patience(batch, task))
+                message = receive(task.inbox, self._patience(batch, task))
             except Empty:
                 message = _Word.LOOK
             if message is _Word.LOOK:

@@ -17,7 +17,7 @@ from model_cache.timeline import lap, timeline
 from runtime import encodings, tfserving, urls
 from runtime.answers import JSON, Answer, Operation, Reply, error
 from runtime.bodies import Admission, Bodies, too_large
-from runtime.errors import DeadlineExceeded, InvalidRequest
+from runtime.errors import DeadlineExceeded, InvalidRequest, MethodNotAllowed
 from runtime.servable import Tensors
 from runtime.server import ModelServer
 from runtime.status import KNOWN, http_status_of, is_ours, public_message
@@ -33,10 +33,13 @@ QUICK_PATIENCE = 0.005
 
 METRICS = b"/metrics"
 
+_BINARY = "Inference-Header-Content-Length"
+# TensorFlow Serving's, and what pages send and read with the Open Inference Protocol's binary tensors.
 _CORS = {
     "access-control-allow-origin": "*",
     "access-control-allow-methods": "POST, GET",
-    "access-control-allow-headers": "Content-Type",
+    "access-control-allow-headers": f"Content-Type, {_BINARY}",
+    "access-control-expose-headers": _BINARY,
 }
 
 
@@ -129,8 +132,9 @@ class Contract:
     def answered(self, reply: Reply, accepted: str) -> Answer:
         """Return the answer, encoded as the client prefers it by its Accept-Encoding."""
         content, content_type, status, more, tail = reply
-        size = sum(map(len, tail), len(content)) if tail else len(content)
-        coding = encodings.choose(accepted, size)
+        size = len(content)
+        # Numbers as they are in memory hardly get smaller, and that would take longer than most models.
+        coding = "" if tail else encodings.choose(accepted, size)
         # Of a small answer there is one form, for nearly everybody.
         if not coding and not content_type and size < encodings.COMPRESS_FROM:
             return Answer(status, {**self._plain, **more} if more else self._plain, content, tail)
@@ -138,9 +142,9 @@ class Contract:
         if content_type:
             headers["content-type"] = content_type
         if coding:
-            content, tail = encodings.compress(b"".join((content, *tail)), coding), ()
+            content = encodings.compress(content, coding)
             headers["content-encoding"] = coding
-        if coding or size >= encodings.COMPRESS_FROM:
+        if not tail and size >= encodings.COMPRESS_FROM:
             headers["vary"] = "Accept-Encoding"
         return Answer(status, headers, content, tail)
 
@@ -149,7 +153,10 @@ class Contract:
         if isinstance(exc, KNOWN):
             if is_ours(exc):
                 logger.warning("%s: %s", urls.line(method, path), exc)
-            return self._dressed(error(http_status_of(exc), public_message(exc)))
+            answer = error(http_status_of(exc), public_message(exc))
+            if isinstance(exc, MethodNotAllowed) and exc.allow:
+                answer = answer._replace(headers={**answer.headers, "allow": exc.allow})
+            return self._dressed(answer)
         # The edge: whatever else comes this far is a bug, is logged here and shown to nobody.
         logger.error("%s failed", urls.line(method, path), exc_info=exc)
         return self._dressed(error(500, "internal error"))
@@ -264,7 +271,7 @@ class Call:
                 self._encode = inferred.encode
                 return None
             reply = inferred.encode()
-            if encodings.choose(self._accepted, len(reply.content)):
+            if not reply.tail and encodings.choose(self._accepted, len(reply.content)):
                 self._encode = lambda: reply
                 return None
             return self._contract.answered(reply, self._accepted)
@@ -305,7 +312,7 @@ class Call:
 
 
 def health(method: str, path: bytes, is_ready: Callable[[], bool]) -> Answer | None:
-    """Answer a question about health; return None if it is none.
+    """Answer a question about health, as the Open Inference Protocol has it; return None if it is none.
 
     Args:
         path: as it was sent, without its query.
@@ -313,7 +320,9 @@ def health(method: str, path: bytes, is_ready: Callable[[], bool]) -> Answer | N
     """
     if path not in urls.HEALTH or method not in ("GET", "HEAD"):
         return None
-    return Answer(200 if path == urls.HEALTH[0] or is_ready() else 503, {}, b"")
+    if path == urls.HEALTH[0]:
+        return Answer(200, JSON, b'{"live":true}')
+    return Answer(200, JSON, b'{"ready":true}') if is_ready() else Answer(503, JSON, b'{"ready":false}')
 
 
 def _operation(method: str, path: bytes, headers: Mapping[str, str]) -> Operation:

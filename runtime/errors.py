@@ -71,7 +71,19 @@ class NoSuchPath(InferenceError):
 
 
 class MethodNotAllowed(InferenceError):
-    pass
+    """
+    Args:
+        message: of the error.
+        allow: the methods that are, as HTTP's header has them; empty if that is not known.
+    """
+
+    def __init__(self, message: str, allow: str = "") -> None:
+        # Both, as an error is made anew of its args for each thread that raises it.
+        super().__init__(message, allow)
+        self.allow = allow
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class Unsupported(InferenceError):

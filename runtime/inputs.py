@@ -13,7 +13,7 @@ from runtime.codecs.dtypes import tf_name
 from runtime.errors import NAME, InvalidRequest, quoted
 from runtime.signature import Dtype, TensorSpec
 
-_MODELS = 1000
+OF_MODEL = 1000
 """Bytes of the names that the model has."""
 
 
@@ -47,17 +47,17 @@ def check_names(specs: Mapping[str, TensorSpec], given: Collection[str]) -> None
     if not missing and len(given) == len(specs):
         return
     extra = (name for name in given if name not in specs)
-    lacking = _names(missing, _MODELS)
+    lacking = listed(missing, OF_MODEL)
     if len(given) != len(specs):
         raise InvalidRequest(
-            f"input size does not match signature: {len(given)}!={len(specs)} len({_names(given)}) != "
-            f"len({_names(specs, _MODELS)}). Sent extra: {_names(extra)}. Missing but required: {lacking}."
+            f"input size does not match signature: {len(given)}!={len(specs)} len({listed(given)}) != "
+            f"len({listed(specs, OF_MODEL)}). Sent extra: {listed(extra)}. Missing but required: {lacking}."
         )
     first = min(missing)
     raise InvalidRequest(
         f"Signature input alias: {first}(feed name: {specs[first].name}) not found in request and no default value "
-        f"provided. Inputs expected to be in the request {_names(given)}, or default input alias set: "
-        f"(sent extra: {_names(extra)}; missing but required: {lacking})"
+        f"provided. Inputs expected to be in the request {listed(given)}, or default input alias set: "
+        f"(sent extra: {listed(extra)}; missing but required: {lacking})"
     )
 
 
@@ -65,6 +65,7 @@ def _short(dtype: str) -> str:
     return dtype.removeprefix("DT_").lower()
 
 
-def _names(names: Iterable[str], limit: int = NAME) -> str:
+def listed(names: Iterable[str], limit: int = NAME) -> str:
+    """Return the first of them, as an error lists them: so many bytes at most."""
     # They may come from outside, any number of any length.
     return f"{{{quoted(','.join(nsmallest(limit, names)), limit)}}}"

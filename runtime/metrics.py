@@ -10,6 +10,7 @@ import threading
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from model_cache.cache import Holding, Loader
@@ -23,11 +24,12 @@ if TYPE_CHECKING:
     from runtime.server import ModelServer
 
 _Holding: TypeAlias = Holding[ModelVersion, Servable]
-_API = ("api", "TensorFlowServing")
 _INTERFACES = ("REST", "gRPC")
-_STATUS = "GetModelStatus"
-# Whose series are there before the first request is, so that a rate knows of that one.
-_METHODS = ("Predict", "GetModelMetadata")
+_KSERVE = frozenset({"ModelInfer", "ModelStreamInfer", "ModelMetadata", "ModelReady"})
+# Whose series are there before the first request is, so that a rate knows of that one: of each version, and of each
+# model. ModelStreamInfer's come with the first.
+_METHODS = ("Predict", "GetModelMetadata", "ModelInfer", "ModelMetadata")
+_OF_MODELS = ("GetModelStatus", "ModelReady")
 
 
 class Histogram:
@@ -142,7 +144,7 @@ class VersionMetrics:
         for interface, time in times.items():
             yield "ovms_request_time_us", (("interface", interface), *labels), time
         for (interface, method, ok), count in answers.items():
-            yield _of_requests(ok), (_API, ("interface", interface), ("method", method), *labels), count
+            yield _of_requests(ok), (*_asked(interface, method), *labels), count
 
 
 class Metrics:
@@ -159,7 +161,7 @@ class Metrics:
         # Guards all below. Of versions and models that have been there; the rest leaves with a scrape.
         self._lock = threading.Lock()
         self._versions: dict[ServableId, VersionMetrics] = {}
-        self._statuses: Counter[tuple[str, str, bool]] = Counter()
+        self._statuses: Counter[tuple[str, str, str, bool]] = Counter()
         # By interface and status, of which there are few.
         self._refused: Counter[tuple[str, str]] = Counter()
 
@@ -171,13 +173,13 @@ class Metrics:
                 metrics = self._versions.setdefault(id, VersionMetrics(id))
         return metrics
 
-    def answered_status(self, interface: str, name: str, ok: bool) -> None:
+    def answered_status(self, interface: str, method: str, name: str, ok: bool) -> None:
         """
         Args:
             name: of a model that is served.
         """
         with self._lock:
-            self._statuses[name, interface, ok] += 1
+            self._statuses[name, interface, method, ok] += 1
 
     def refused(self, interface: str, status: str) -> None:
         with self._lock:
@@ -202,10 +204,9 @@ class Metrics:
         with self._lock:
             statuses, refused = dict(self._statuses), dict(self._refused)
         for name in server.repositories:
-            for interface in _INTERFACES:
-                for ok in (True, False):
-                    labels = (_API, ("interface", interface), ("method", _STATUS), ("name", name))
-                    yield _of_requests(ok), labels, statuses.get((name, interface, ok), 0)
+            for interface, method, ok in product(_INTERFACES, _OF_MODELS, (True, False)):
+                count = statuses.get((name, interface, method, ok), 0)
+                yield _of_requests(ok), (*_asked(interface, method), ("name", name)), count
         for (interface, status), count in refused.items():
             yield "decant_requests_refused_total", (("interface", interface), ("code", status)), count
         yield from self._in_memory(cached.holdings)
@@ -294,6 +295,11 @@ class MeteredLoader:
 
 def _of_requests(ok: bool) -> str:
     return "ovms_requests_success" if ok else "ovms_requests_fail"
+
+
+def _asked(interface: str, method: str) -> Labels:
+    api = "KServe" if method in _KSERVE else "TensorFlowServing"
+    return (("api", api), ("interface", interface), ("method", method))
 
 
 def _labels(id: ServableId) -> Labels:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, cast
 
 from model_cache.repository import ServableId
@@ -20,15 +19,18 @@ from runtime.contract import Call, Contract
 from runtime.errors import NAME, quoted
 from runtime.servable import Servable, Tensors
 from runtime.server import Lease, ModelServer, VersionStatus
+from runtime.status import Code
 
 if TYPE_CHECKING:
     from runtime.metrics import Metrics, VersionMetrics
+    from runtime.rpc import Attempt, Outcome
 
 logger = logging.getLogger(__name__)
 
-_STATUS = "GetModelStatus"
-_INFERENCES = ("Predict", "Classify", "Regress", "MultiInference")
-_COUNTED = (*_INFERENCES, "GetModelMetadata", _STATUS)
+_INFERENCES = frozenset({"Predict", "Classify", "Regress", "MultiInference", "ModelInfer", "ModelStreamInfer"})
+# Of a model, whatever its version.
+_OF_MODELS = frozenset({"GetModelStatus", "ModelReady"})
+_COUNTED = _INFERENCES | _OF_MODELS | {"GetModelMetadata", "ModelMetadata"}
 
 
 class Observation:
@@ -88,12 +90,18 @@ class _Here(threading.local):
 _here = _Here()
 
 
-@contextmanager
-def _at(observation: Observation) -> Iterator[None]:
-    _here.observation = observation
-    try:
-        yield
-    finally:
+class _At:
+    """A class, as `_ObservedLease`."""
+
+    __slots__ = ("_observation",)
+
+    def __init__(self, observation: Observation) -> None:
+        self._observation = observation
+
+    def __enter__(self) -> None:
+        _here.observation = self._observation
+
+    def __exit__(self, *error: object) -> None:
         _here.observation = None
 
 
@@ -120,11 +128,14 @@ class _Watch:
             logger.debug("%s %s %s %s ms, %d bytes in, %d out", line, status, which, timings, seen.read, sent)
 
     def _count(self, metrics: Metrics, seen: Observation, status: str, ok: bool) -> None:
-        if seen.id is not None:
+        if seen.method in _OF_MODELS:
+            if seen.name in self._server.repositories:
+                metrics.answered_status(self._interface, seen.method, seen.name, ok)
+            else:
+                metrics.refused(self._interface, status)
+        elif seen.id is not None:
             seconds = seen.seconds if seen.is_inference else None
             metrics.of(seen.id).answered(self._interface, seen.method, ok, seconds, is_hit=seen.is_hit)
-        elif seen.method == _STATUS and seen.name in self._server.repositories:
-            metrics.answered_status(self._interface, seen.name, ok)
         else:
             metrics.refused(self._interface, status)
 
@@ -242,7 +253,7 @@ class ObservedCall(Call):
 
     def answer_if_quick(self, body: bytes) -> Answer | None:
         seen = self._seen = Observation(self._operation.method, len(body))
-        with _at(seen):
+        with _At(seen):
             answer = super().answer_if_quick(body)
         if answer is not None:
             self._end(seen, answer)
@@ -260,7 +271,7 @@ class ObservedCall(Call):
             seen = Observation(self._operation.method, len(body))
         else:
             seen.waited(time.perf_counter() - self._paused_at)
-        with _at(seen):
+        with _At(seen):
             answer = super().answer(body)
         self._end(seen, answer)
         return answer
@@ -285,21 +296,15 @@ class ObservedServices:
         self.server = cast(ModelServer, ObservedServer(server))
         self._watch = _Watch("gRPC", server)
 
-    def around(self, service: str, name: str, call: Callable[[bytes, Any], bytes]) -> Callable[[bytes, Any], bytes]:
-        """Return the handler of a method that is as ``call``, and observed."""
+    def around(self, service: str, name: str, attempt: Attempt) -> Attempt:
+        """Return what does as ``attempt``, and is observed."""
         line = f"/{service}/{name}"
 
-        def observed(content: bytes, context: Any) -> bytes:
+        def observed(content: bytes, deadline: float | None) -> Outcome:
             seen = Observation(name, len(content))
-            try:
-                with _at(seen):
-                    answer = call(content, context)
-            except BaseException:
-                # As it was aborted with.
-                code = context.code()
-                self._watch.end(seen, line, "UNKNOWN" if code is None else code.name, False, 0)
-                raise
-            self._watch.end(seen, line, "OK", True, len(answer))
-            return answer
+            with _At(seen):
+                outcome = attempt(content, deadline)
+            self._watch.end(seen, line, outcome.code.name, outcome.code is Code.OK, len(outcome.content))
+            return outcome
 
         return observed

@@ -7,9 +7,22 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.metadata import version
-from typing import Any
 
-Schema = dict[str, Any]
+from runtime import openapi_open_inference as open_inference
+from runtime.openapi_parts import (
+    BOOL,
+    BYTES,
+    NUMBER,
+    STRING,
+    Schema,
+    answered,
+    array_of,
+    fields,
+    map_of,
+    parameter_refs,
+    refusals,
+    schema_ref,
+)
 
 _VERBS = {
     "predict": ("Run a signature on tensors", "PredictRequest", "PredictResponse"),
@@ -51,12 +64,18 @@ def document() -> Schema:
         "info": {
             "title": "Decant",
             "version": version("decant"),
-            "description": "OpenVINO models over TensorFlow Serving's REST API. What is no number in JSON is a bare "
-            "token, both ways: `NaN`, `Infinity`, `-Infinity`. Names and labels are percent-encoded, slashes and "
-            "colons too. Paths are not case-sensitive, verbs are. A URL below `/v1/` that is none of these is 400.",
+            "description": "OpenVINO models over TensorFlow Serving's REST API and the Open Inference Protocol. What "
+            "is no number in JSON is a bare token, both ways: `NaN`, `Infinity`, `-Infinity`. Names and labels are "
+            "percent-encoded, slashes and colons too. Below `/v1/` paths are not case-sensitive, verbs are, and a URL "
+            "that is none of these is 400. Below `/v2` all are, and such a URL is 404, or 405 for another method; "
+            "HEAD does as GET.",
         },
-        "paths": {**_inferences(), **_looks(), **_ours()},
-        "components": {"schemas": _SCHEMAS, "parameters": _PARAMETERS, "headers": _HEADERS},
+        "paths": {**_inferences(), **_looks(), **open_inference.paths(), **_ours()},
+        "components": {
+            "schemas": {**_SCHEMAS, **open_inference.SCHEMAS},
+            "parameters": {**_PARAMETERS, **open_inference.PARAMETERS},
+            "headers": {**_HEADERS, **open_inference.HEADERS},
+        },
     }
 
 
@@ -73,20 +92,20 @@ def _inference(verb: str, which: str) -> Schema:
         "operationId": verb + suffix,
         "tags": ["inference"],
         "summary": f"{summary}, with {subject}",
-        "parameters": _parameters("Name", *parameters, "ContentEncoding"),
+        "parameters": parameter_refs("Name", *parameters, "ContentEncoding"),
         # Whatever its type, it is read as JSON.
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": _schema(request), "examples": _EXAMPLES[request]}},
+            "content": {"application/json": {"schema": schema_ref(request), "examples": _EXAMPLES[request]}},
         },
-        "responses": {**_answer("The answer", response), **_errors(_INFERENCE_ERRORS)},
+        "responses": {**answered("The answer", response), **refusals(_INFERENCE_ERRORS)},
     }
 
 
 def _looks() -> Schema:
     paths = {}
     for which, (suffix, subject, parameters) in _WHICH.items():
-        path, given = f"/v1/models/{{name}}{which}", _parameters("Name", *parameters)
+        path, given = f"/v1/models/{{name}}{which}", parameter_refs("Name", *parameters)
         paths[path] = _get(f"status{suffix}", f"State of {_STATES[which]}", given, "Status")
         paths[f"{path}/metadata"] = _get(f"metadata{suffix}", f"Signatures of {subject}", given, "Metadata")
     return paths
@@ -99,7 +118,7 @@ def _get(operation: str, summary: str, parameters: list[Schema], response: str) 
             "tags": ["models"],
             "summary": summary,
             "parameters": parameters,
-            "responses": {**_answer(summary, response), **_errors(_LOOK_ERRORS)},
+            "responses": {**answered(summary, response), **refusals(_LOOK_ERRORS)},
         }
     }
 
@@ -115,9 +134,9 @@ def _ours() -> Schema:
                 "tags": ["models"],
                 "summary": "Look anew at the configuration file and at what is stored, and load what is new",
                 "responses": {
-                    **_answer("Nothing has changed", "Config"),
-                    "201": _answer("Something has", "Config")["200"],
-                    **_errors({**_LOOK_ERRORS, "412": "What the file says cannot be served", "501": _NO_RELOAD}),
+                    **answered("Nothing has changed", "Config"),
+                    "201": answered("Something has", "Config")["200"],
+                    **refusals({**_LOOK_ERRORS, "412": "What the file says cannot be served", "501": _NO_RELOAD}),
                 },
             }
         },
@@ -127,8 +146,8 @@ def _ours() -> Schema:
                 "tags": ["health"],
                 "summary": "What Prometheus scrapes",
                 "responses": {
-                    "200": {"description": "All series", "content": {"text/plain": {"schema": _STRING}}},
-                    "404": _errors({"404": "Metrics are off", "503": ""})["404"],
+                    "200": {"description": "All series", "content": {"text/plain": {"schema": STRING}}},
+                    "404": refusals({"404": "Metrics are off", "503": ""})["404"],
                 },
             }
         },
@@ -137,7 +156,7 @@ def _ours() -> Schema:
                 "operationId": "cache",
                 "tags": ["models"],
                 "summary": "Where every version is, and what it occupies",
-                "responses": {**_answer("All models", "Cache"), **_errors(busy)},
+                "responses": {**answered("All models", "Cache"), **refusals(busy)},
             }
         },
         "/v1/coldstart": _get("coldstart", "What the process has spent its start on", [], "ColdStart"),
@@ -147,8 +166,8 @@ def _ours() -> Schema:
                 "tags": ["models"],
                 "summary": "The same as a picture",
                 "responses": {
-                    "200": {"description": "A waterfall", "content": {"image/svg+xml": {"schema": _STRING}}},
-                    **_errors(busy),
+                    "200": {"description": "A waterfall", "content": {"image/svg+xml": {"schema": STRING}}},
+                    **refusals(busy),
                 },
             }
         },
@@ -165,55 +184,12 @@ def _health(operation: str, summary: str, responses: Schema) -> Schema:
     }
 
 
-def _parameters(*names: str) -> list[Schema]:
-    return [{"$ref": f"#/components/parameters/{name}"} for name in names]
-
-
-def _schema(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _answer(description: str, schema: str) -> Schema:
-    headers = {name: {"$ref": f"#/components/headers/{name}"} for name in ("Content-Encoding", "Vary")}
-    content = {"application/json": {"schema": _schema(schema)}}
-    return {"200": {"description": description, "headers": headers, "content": content}}
-
-
-def _errors(errors: dict[str, str]) -> Schema:
-    responses: Schema = {}
-    for status, description in errors.items():
-        responses[status] = {"description": description, "content": {"application/json": {"schema": _schema("Error")}}}
-    responses["503"]["headers"] = {"Retry-After": {"$ref": "#/components/headers/Retry-After"}}
-    return responses
-
-
-def _object(required: Schema, **optional: Schema) -> Schema:
-    return {
-        "type": "object",
-        "properties": {**required, **optional},
-        "required": list(required),
-        "additionalProperties": False,
-    }
-
-
-def _array(items: Schema, **more: Any) -> Schema:
-    return {"type": "array", "items": items, **more}
-
-
-def _map(values: Schema) -> Schema:
-    return {"type": "object", "additionalProperties": values}
-
-
-_STRING: Schema = {"type": "string"}
-_BOOL: Schema = {"type": "boolean"}
-_NUMBER: Schema = {"type": "number"}
-_BYTES: Schema = {"type": "integer", "minimum": 0}
 _SECONDS: Schema = {"type": "number", "minimum": 0}
 _SECONDS_OR_NULL: Schema = {"type": ["number", "null"], "minimum": 0}
-_SPANS: Schema = _array(
+_SPANS: Schema = array_of(
     {
         "type": "object",
-        "properties": {"name": _STRING, "thread": _STRING, "start": _SECONDS, "end": _SECONDS_OR_NULL},
+        "properties": {"name": STRING, "thread": STRING, "start": _SECONDS, "end": _SECONDS_OR_NULL},
         "required": ["name", "thread", "start", "end", "facts"],
     }
 )
@@ -254,16 +230,16 @@ _HEADERS: Schema = {
         "description": "Of a large answer, for who sends an Accept-Encoding that has it.",
         "schema": {"type": "string", "enum": ["gzip", "zstd"]},
     },
-    "Vary": {"schema": _STRING},
+    "Vary": {"schema": STRING},
     "Retry-After": {"description": "In seconds.", "schema": {"type": "string", "pattern": "^[0-9]+$"}},
 }
 
 _SCHEMAS: Schema = {
-    "Error": _object({"error": {"type": "string", "description": "What was given and what was wanted."}}),
-    "Bytes": _object({"b64": {"type": "string", "contentEncoding": "base64"}}),
+    "Error": fields({"error": {"type": "string", "description": "What was given and what was wanted."}}),
+    "Bytes": fields({"b64": {"type": "string", "contentEncoding": "base64"}}),
     "Value": {
         "description": "A scalar, bytes, or lists of them, nested to the tensor's rank.",
-        "anyOf": [_NUMBER, _BOOL, _STRING, _schema("Bytes"), _array(_schema("Value"))],
+        "anyOf": [NUMBER, BOOL, STRING, schema_ref("Bytes"), array_of(schema_ref("Value"))],
     },
     "PredictRequest": {
         "type": "object",
@@ -275,11 +251,11 @@ _SCHEMAS: Schema = {
                 "minItems": 1,
                 "description": "Rows: element i is slice i of every input. With one input it is the value or an object "
                 "of its name, with several an object of exactly their names.",
-                "items": {"anyOf": [_schema("Value"), _map(_schema("Value"))]},
+                "items": {"anyOf": [schema_ref("Value"), map_of(schema_ref("Value"))]},
             },
             "inputs": {
                 "description": "Columns: whole tensors by name; with one input the name may be left out.",
-                "anyOf": [_schema("Value"), _map(_schema("Value"))],
+                "anyOf": [schema_ref("Value"), map_of(schema_ref("Value"))],
             },
         },
         "oneOf": [{"required": ["instances"]}, {"required": ["inputs"]}],
@@ -287,18 +263,18 @@ _SCHEMAS: Schema = {
     "PredictResponse": {
         "description": "One output is not named; of several, rows and columns are objects.",
         "oneOf": [
-            _object({"predictions": _array({"anyOf": [_schema("Value"), _map(_schema("Value"))]})}),
-            _object({"outputs": {"anyOf": [_schema("Value"), _map(_schema("Value"))]}}),
+            fields({"predictions": array_of({"anyOf": [schema_ref("Value"), map_of(schema_ref("Value"))]})}),
+            fields({"outputs": {"anyOf": [schema_ref("Value"), map_of(schema_ref("Value"))]}}),
         ],
     },
     "Feature": {
         "description": "Integers and booleans, or numbers with a point, or strings and bytes: of one kind.",
         "anyOf": [
-            _NUMBER,
-            _BOOL,
-            _STRING,
-            _schema("Bytes"),
-            _array({"anyOf": [_NUMBER, _BOOL, _STRING, _schema("Bytes")]}),
+            NUMBER,
+            BOOL,
+            STRING,
+            schema_ref("Bytes"),
+            array_of({"anyOf": [NUMBER, BOOL, STRING, schema_ref("Bytes")]}),
         ],
     },
     "ExamplesRequest": {
@@ -306,19 +282,19 @@ _SCHEMAS: Schema = {
         "description": "tf.Example as JSON. Other keys are ignored.",
         "properties": {
             "signature_name": {"type": "string", "default": "serving_default"},
-            "context": {**_map(_schema("Feature")), "description": "Features that all examples have."},
-            "examples": _array(_map(_schema("Feature")), minItems=1),
+            "context": {**map_of(schema_ref("Feature")), "description": "Features that all examples have."},
+            "examples": array_of(map_of(schema_ref("Feature")), minItems=1),
         },
         "required": ["examples"],
     },
-    "ClassifyResponse": _object(
+    "ClassifyResponse": fields(
         {
-            "results": _array(
-                _array(
+            "results": array_of(
+                array_of(
                     {
                         "type": "array",
                         "description": "A label, empty if the model has none, and its score.",
-                        "prefixItems": [_STRING, _NUMBER],
+                        "prefixItems": [STRING, NUMBER],
                         "minItems": 2,
                         "maxItems": 2,
                     }
@@ -326,88 +302,88 @@ _SCHEMAS: Schema = {
             )
         }
     ),
-    "RegressResponse": _object({"results": _array(_NUMBER)}),
-    "Status": _object(
+    "RegressResponse": fields({"results": array_of(NUMBER)}),
+    "Status": fields(
         {
-            "model_version_status": _array(
-                _object(
+            "model_version_status": array_of(
+                fields(
                     {
                         "version": _INT64,
                         "state": {"type": "string", "enum": ["START", "LOADING", "AVAILABLE", "UNLOADING", "END"]},
-                        "status": _object({"error_code": _STRING, "error_message": _STRING}),
+                        "status": fields({"error_code": STRING, "error_message": STRING}),
                     }
                 )
             )
         }
     ),
-    "Config": _map(_schema("Status")),
-    "TensorInfo": _object(
+    "Config": map_of(schema_ref("Status")),
+    "TensorInfo": fields(
         {
             "dtype": {"type": "string", "pattern": "^DT_"},
-            "tensor_shape": _object(
+            "tensor_shape": fields(
                 {
-                    "dim": _array(_object({"size": {**_INT64, "description": "-1 if any."}, "name": _STRING})),
-                    "unknown_rank": _BOOL,
+                    "dim": array_of(fields({"size": {**_INT64, "description": "-1 if any."}, "name": STRING})),
+                    "unknown_rank": BOOL,
                 }
             ),
-            "name": _STRING,
+            "name": STRING,
         }
     ),
-    "SignatureDef": _object(
+    "SignatureDef": fields(
         {
-            "inputs": _map(_schema("TensorInfo")),
-            "outputs": _map(_schema("TensorInfo")),
-            "method_name": _STRING,
+            "inputs": map_of(schema_ref("TensorInfo")),
+            "outputs": map_of(schema_ref("TensorInfo")),
+            "method_name": STRING,
             "defaults": {"type": "object"},
         }
     ),
-    "Metadata": _object(
+    "Metadata": fields(
         {
-            "model_spec": _object({"name": _STRING, "signature_name": _STRING, "version": _INT64}),
-            "metadata": _object(
-                {"signature_def": _object({"@type": _STRING, "signature_def": _map(_schema("SignatureDef"))})}
+            "model_spec": fields({"name": STRING, "signature_name": STRING, "version": _INT64}),
+            "metadata": fields(
+                {"signature_def": fields({"@type": STRING, "signature_def": map_of(schema_ref("SignatureDef"))})}
             ),
         }
     ),
     # Keys are always there; some more may come.
-    "ColdStart": _object(
+    "ColdStart": fields(
         {
             "started_at": {"type": "string", "format": "date-time"},
             "seconds": _SECONDS,
             "ready": _SECONDS_OR_NULL,
             "first_predict": _SECONDS_OR_NULL,
-            "is_over": _BOOL,
-            "phases": _map({"type": "object", "required": ["count", "seconds"]}),
-            "critical_path": _array(
+            "is_over": BOOL,
+            "phases": map_of({"type": "object", "required": ["count", "seconds"]}),
+            "critical_path": array_of(
                 {
                     "type": "object",
-                    "properties": {"name": _STRING, "thread": _STRING, "start": _SECONDS, "end": _SECONDS},
+                    "properties": {"name": STRING, "thread": STRING, "start": _SECONDS, "end": _SECONDS},
                     "required": ["name", "start", "end"],
                 }
             ),
             "spans": _SPANS,
-            "dropped": _BYTES,
-            "loads": _array({"type": "object", "properties": {"spans": _SPANS}, "required": ["model", "spans"]}),
+            "dropped": BYTES,
+            "loads": array_of({"type": "object", "properties": {"spans": _SPANS}, "required": ["model", "spans"]}),
         }
     ),
     "Cache": {
         "type": "object",
         "properties": {
-            "memory": {"type": "object", "properties": {"budget": _BYTES, "used": _BYTES}},
-            "disk": {"type": "object", "properties": {"budget": _BYTES, "used": _BYTES, "free": _BYTES}},
-            "models": _map(
+            "memory": {"type": "object", "properties": {"budget": BYTES, "used": BYTES}},
+            "disk": {"type": "object", "properties": {"budget": BYTES, "used": BYTES, "free": BYTES}},
+            "models": map_of(
                 {
                     "type": "object",
                     "properties": {
                         "error": {"type": ["string", "null"]},
-                        "versions": _array(
+                        "versions": array_of(
                             {
                                 "type": "object",
                                 "properties": {
                                     "version": _INT64,
-                                    "state": _STRING,
-                                    "where": _object({"bucket": _BOOL, "disk": _BOOL, "memory": _BOOL}),
-                                    "leases": _BYTES,
+                                    "state": STRING,
+                                    "where": fields({"bucket": BOOL, "disk": BOOL, "memory": BOOL}),
+                                    "leases": BYTES,
                                     "last_used": {"type": ["string", "null"], "format": "date-time"},
                                     "load": {"type": ["object", "null"]},
                                 },

@@ -543,7 +543,34 @@ def _streams(compiled: Any) -> int:
 
 def _carray(array: NDArray[Any]) -> NDArray[Any]:
     """Return the array as OpenVINO can use its memory: row by row, aligned, and writable, though it is not written."""
-    return array if array.flags.carray else np.require(array, requirements=["C", "W", "A"])
+    flags = array.flags
+    # What is small is copied anyway, and strings are taken apart.
+    if flags.carray or array.nbytes <= _SMALL or is_string(array.dtype):
+        return array
+    if flags.c_contiguous and flags.aligned:
+        # By bytes, as the interface has no name for bfloat16.
+        return np.asarray(_Shown(array)).view(array.dtype).reshape(array.shape)
+    return np.require(array, requirements=["C", "W", "A"])
+
+
+class _Shown:
+    """Shows numpy the memory of an array that must not be written as if it might be: as such OpenVINO refuses it.
+
+    It writes to none: the CPU plugin's ``SyncInferRequest::change_default_ptr`` takes the caller's memory only where no
+    operation works in place on it, and else copies it.
+    """
+
+    __slots__ = ("__array_interface__", "_array")
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        # numpy keeps this for as long as what it makes of it, and this keeps the memory.
+        self._array = array
+        self.__array_interface__ = {
+            "version": 3,
+            "typestr": "|u1",
+            "shape": (array.nbytes,),
+            "data": (array.ctypes.data, False),
+        }
 
 
 def _is_nothing(inputs: Tensors) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections import deque
@@ -9,6 +10,19 @@ from collections.abc import Iterable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+
+def receive(inbox: queue.SimpleQueue[T], timeout: float | None = None) -> T:
+    """Return what is put into an inbox that nobody else reads; wait for it up to ``timeout`` seconds.
+
+    Raises:
+        queue.Empty: there was nothing.
+    """
+    # Not with the timeout at once: before Python 3.13, one that is over while `get` looks for the first time is taken
+    # for none at all, and it waits forever. If it looks in vain here it does not do so again.
+    with contextlib.suppress(queue.Empty):
+        return inbox.get_nowait()
+    return inbox.get(timeout=timeout)
 
 
 class Pool(Generic[T]):
@@ -47,7 +61,7 @@ class Pool(Generic[T]):
             mine: queue.SimpleQueue[T] = queue.SimpleQueue()
             self._waiting.append(mine)
         try:
-            return mine.get(timeout=timeout)
+            return receive(mine, timeout)
         except queue.Empty:
             with self._lock:
                 if mine in self._waiting:

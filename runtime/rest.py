@@ -33,7 +33,7 @@ def create_app(contract: Contract, is_ready: Callable[[], bool]) -> FastAPI:
     async def answer_health(request: Request) -> Response:
         answer = health(request.method, request.scope["path"].encode(), is_ready)
         assert answer is not None
-        return _response(answer)
+        return _answered(request.method, answer)
 
     async def http_error(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, HTTPException)
@@ -76,10 +76,8 @@ class _Route(BaseRoute):
         request = Request(scope, receive)
         headers = {name: ",".join(request.headers.getlist(name)) for name in request.headers}
         body = await _read(request, self._contract.bodies.max_body)
-        response = _response(self._contract.answer(request.method, urls.path_of(scope), headers, body))
-        if request.method == "HEAD":
-            response.body = b""
-        await response(scope, receive, send)
+        answer = self._contract.answer(request.method, urls.path_of(scope), headers, body)
+        await _answered(request.method, answer)(scope, receive, send)
 
 
 async def _read(request: Request, most: int) -> bytes:
@@ -90,6 +88,14 @@ async def _read(request: Request, most: int) -> bytes:
         if len(body) > most:
             break
     return body
+
+
+def _answered(method: str, answer: Answer) -> Response:
+    response = _response(answer)
+    if method == "HEAD":
+        # Its length is in the headers already.
+        response.body = b""
+    return response
 
 
 def _response(answer: Answer) -> Response:

@@ -34,7 +34,7 @@ from model_cache.errors import (
 )
 from model_cache.repository import MAX_RETIRED, ModelRepository, ModelVersion, ServableId
 from model_cache.storage import StorageOptions
-from runtime.errors import NAME, DeadlineExceeded, InvalidRequest, quoted
+from runtime.errors import NAME, DeadlineExceeded, InvalidRequest, PreconditionFailed, quoted
 from runtime.memory import resident
 from runtime.servable import Servable
 from runtime.status import Code, code_of, public_message
@@ -42,6 +42,8 @@ from runtime.status import Code, code_of, public_message
 if TYPE_CHECKING:
     from runtime.inventory import Inventory, ModelInventory, Whereabouts
     from runtime.metrics import Metrics
+    from runtime.open_inference.repository import Peers
+    from runtime.open_inference.statistics import Statistics
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +131,8 @@ class ModelServer:
         self.disk = disk
         self.metrics = metrics
         """What is counted; None if nothing is."""
+        self.peers: Peers | None = None
+        """All processes that serve these models; None if there is none but this one."""
         self._load_timeout = load_timeout
         self._clock = clock
         # The version that serves, by model: the object, as it may be in no listing any more. And the candidates as of
@@ -144,6 +148,20 @@ class ModelServer:
         self._is_closed = False
         # When each version was last tried, by the pause that has to follow. Bounded, as versions come and go.
         self._tries: LRUCache[tuple[ModelVersion, float], float] = LRUCache(256)
+        # Set once, by the first who asks.
+        self._statistics: Statistics | None = None
+
+    @property
+    def statistics(self) -> Statistics:
+        """What is counted of the Open Inference Protocol's requests, by this process."""
+        found = self._statistics
+        if found is None:
+            # Here, as few need it.
+            from runtime.open_inference.statistics import Statistics
+
+            with self._lock:
+                found = self._statistics = self._statistics or Statistics(self)
+        return found
 
     @property
     def repositories(self) -> Mapping[str, ModelRepository]:
@@ -176,13 +194,63 @@ class ModelServer:
         """
         model, serving = self._models.get(name), self._serving.get(name)
         if model is not None and serving is not None:
-            better = [version for version in _contenders(model.repository.candidates(), serving) if version != serving]
+            better = _better(model.repository.candidates(), serving)
             with self._lock:
-                if not self._renewed.wait_for(lambda: name not in self._renewing, self._load_timeout):
-                    raise LoadPending(f"a version of {name} is still being loaded; try again later")
+                self._let_renew(name, self._load_timeout)
                 self._renewing.add(name)
             self._renew(model, better, serving)
         return self.start(name, every=every)
+
+    def load(self, name: str, until: float | None = None) -> ServableId:
+        """Have a model's versions listed now, and what is to serve loaded; what has failed before is tried anew.
+
+        Args:
+            name: of the model.
+            until: in seconds of the monotonic clock, when whoever asks is told that it is still being loaded; as for a
+                request, if that is sooner. The load goes on.
+
+        Raises:
+            LoadPending: it takes longer.
+            ModelCacheError: as `lease`; also if it is only the newest version that cannot be loaded, and the one before
+                it goes on serving.
+        """
+        model = self._model(name)
+        end = time.monotonic() + self._load_timeout
+        until = end if until is None else min(until, end)
+        model.repository.relist(until)
+        self.forgive(name)
+        self._renew_until(model, until)
+        with self.lease(name, until=until) as lease:
+            self._check_newest(model)
+            return lease.id
+
+    def unload(self, name: str) -> None:
+        """Have all versions of a model leave the memory now. Who wants it next has it loaded.
+
+        Requests that have it, or wait for it, go on with what they have, which leaves with the last of them.
+
+        Raises:
+            ModelNotFound: no such model.
+            PreconditionFailed: it has open sequences, which would be lost.
+        """
+        self._model(name)
+        # What retires has been told to leave already.
+        holdings = [held for held in _holdings(self._cache.snapshot(), name).values() if held.state != "retired"]
+        kept = [holding.key for holding in holdings if holding.value is not None and holding.value.is_kept]
+        if not kept:
+            logger.info("%s is unloaded, as somebody has asked for it", name)
+            # One may have begun a sequence since.
+            kept = [holding.key for holding in holdings if self._cache.retire(holding.key, unless_kept=True)]
+        if kept:
+            which = ", ".join(map(str, kept))
+            raise PreconditionFailed(f"{which} is not unloaded: it has open sequences, which would lose their state")
+
+    def wanted(self) -> set[ServableId]:
+        """Return the versions that are offered or in memory, as far as is known. Cheap."""
+        wanted = {holding.key.id for holding in self._cache.snapshot().holdings}
+        for model in self._models.values():
+            wanted.update(version.id for version in (model.repository.known or {}).values())
+        return wanted
 
     def keep_up(self, name: str) -> None:
         """Have a model's versions listed anew if that is due, and load behind what is better than what serves.
@@ -197,10 +265,7 @@ class ModelServer:
         # The next look may find more, and requests are told what is wrong.
         except (StorageUnavailable, LoadPending):
             return
-        if serving is None:
-            better = list(candidates)
-        else:
-            better = [version for version in _contenders(candidates, serving) if version != serving]
+        better = list(candidates) if serving is None else _better(candidates, serving)
         if better:
             self._load_behind(model, better, serving)
         elif candidates is not self._tidied.get(name):
@@ -396,11 +461,16 @@ class ModelServer:
             repository.outdate()
         self.forgive()
 
-    def forgive(self) -> None:
-        """Have what could not be loaded be tried again by whoever wants it next, however lately that was."""
-        self._cache.forgive()
+    def forgive(self, name: str | None = None) -> None:
+        """Have what could not be loaded be tried again by whoever wants it next, however lately that was.
+
+        Args:
+            name: of the one model of which that holds; None for all.
+        """
+        self._cache.forgive(lambda version: name in (None, version.id.name))
         with self._lock:
-            self._tries.clear()
+            for tried in [tried for tried in self._tries if name in (None, tried[0].id.name)]:
+                del self._tries[tried]
 
     def reconnect(self, options: StorageOptions) -> None:
         """Let go of all connections to storages and all credentials for them, as `Reconnects.reconnect`."""
@@ -422,11 +492,7 @@ class ModelServer:
         return min(now + self._load_timeout, deadline)
 
     def _lease(self, stack: ExitStack, name: str, version: int | None, label: str | None, until: float | None) -> Lease:
-        model = self._models.get(name)
-        if model is None:
-            asked = f"Latest({quoted(name)})" if version is None else f"Specific({quoted(name)}, {version})"
-            why = _RETIRED if version in self._ended.get(name, ()) else _NO_MODEL
-            raise ModelNotFound(f"Servable not found for request: {asked} ({why})")
+        model = self._model(name, version)
         try:
             if label is not None:
                 return self._lease_one(stack, model, _labelled(model, label), until)
@@ -436,6 +502,15 @@ class ModelServer:
         finally:
             if not self._is_current(model):
                 _in_background(self.sweep)
+
+    def _model(self, name: str, version: int | None = None) -> _Model:
+        """Return a model of which a version is asked for; of none in particular if there is no number."""
+        model = self._models.get(name)
+        if model is not None:
+            return model
+        asked = f"Latest({quoted(name)})" if version is None else f"Specific({quoted(name)}, {version})"
+        why = _RETIRED if version in self._ended.get(name, ()) else _NO_MODEL
+        raise ModelNotFound(f"Servable not found for request: {asked} ({why})")
 
     def _is_current(self, model: _Model) -> bool:
         return self._models.get(model.name) is model
@@ -595,6 +670,45 @@ class ModelServer:
             with self._lock:
                 self._renewing.remove(name)
                 self._renewed.notify_all()
+
+    def _renew_until(self, model: _Model, until: float) -> None:
+        """Load what is better than the version that serves, which does so meanwhile, and wait until that moment.
+
+        Raises:
+            LoadPending: it takes longer.
+        """
+        name = model.name
+        with self._lock:
+            self._let_renew(name, _left(until))
+        serving = self._serving.get(name)
+        # One that is not in memory need not come back for a better one.
+        if serving is None or not self._cache.is_loaded(serving):
+            return
+        better = _better(model.repository.candidates(0), serving)
+        if better:
+            self._load_behind(model, better, serving)
+            with self._lock:
+                self._let_renew(name, _left(until))
+
+    def _check_newest(self, model: _Model) -> None:
+        """
+        Raises:
+            ModelCacheError: why it is not the newest version that serves.
+        """
+        candidates = model.repository.candidates(0)
+        if not candidates or self._serving.get(model.name) == candidates[0] or not self._is_current(model):
+            return
+        failure = self._cache.failure(candidates[0])
+        raise failure or LoadPending(f"{candidates[0]} is not loaded yet; the one before it goes on serving")
+
+    def _let_renew(self, name: str, patience: float | None) -> None:
+        """Wait for a load in the background. Needs the lock, which is let go of meanwhile.
+
+        Raises:
+            LoadPending: it takes longer.
+        """
+        if not self._renewed.wait_for(lambda: name not in self._renewing, patience):
+            raise LoadPending(f"a version of {name} is still being loaded; try again later")
 
     def _is_due(self, version: ModelVersion, pause: float) -> bool:
         """Whether a version has not been tried for so long; then it counts as tried now. Needs the lock."""
@@ -901,6 +1015,10 @@ def _contenders(candidates: Sequence[ModelVersion], serving: ModelVersion) -> li
         if _succeeds(version, serving):
             break
     return [*contenders, serving]
+
+
+def _better(candidates: Sequence[ModelVersion], serving: ModelVersion) -> list[ModelVersion]:
+    return [version for version in _contenders(candidates, serving) if version != serving]
 
 
 def _labelled(model: _Model, label: str) -> int:

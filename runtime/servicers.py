@@ -1,44 +1,53 @@
-"""TensorFlow Serving's gRPC services, PredictionService and ModelService.
+"""gRPC's services: TensorFlow Serving's PredictionService and ModelService, and where the Open Inference Protocol's is.
 
-Each method is a function from message to message; `service_handlers` puts them on the wire.
+Each method is a function from message to message; `service_handlers` puts them on the wire. Those of the latter are in
+`open_inference.services`, which is imported by the first that is called.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
-from google.protobuf.message import DecodeError, EncodeError
 
 from model_cache.repository import ServableId
 from model_cache.timeline import lap, timeline
-from runtime import calls
+from runtime import calls, rpc
 from runtime.codecs import schema
 from runtime.codecs.dtypes import tf_number
 from runtime.codecs.model_json import SIGNATURE_DEF_MAP
-from runtime.errors import NAME, InvalidRequest, Overloaded, PayloadTooLarge, Unsupported, quoted
+from runtime.errors import NAME, InvalidRequest, Unsupported, quoted
+from runtime.rpc import MAX_MESSAGE, Admission, Attempt, Outcome, Streams
 from runtime.server import Lease, ModelServer
 from runtime.signature import Signature, TensorSpec
-from runtime.status import KNOWN, Code, code_of, is_ours, public_message
+from runtime.status import Code
 
 if TYPE_CHECKING:
     from runtime.observing import ObservedServices
+    from runtime.open_inference.services import Service
 
 logger = logging.getLogger(__name__)
 
-SERVICES = (f"{schema.PACKAGE}.PredictionService", f"{schema.PACKAGE}.ModelService")
-MAX_MESSAGE = 2**31 - 1
-"""Bytes, both ways; TensorFlow Serving's limit, and gRPC's."""
-_MAX_DETAILS = 1024
-_STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
-_NO_DEADLINE = 1e9
-"""Seconds; gRPC says the end of time for a call without a deadline."""
+OPEN_INFERENCE = "inference.GRPCInferenceService"
+SERVICES = (f"{schema.PACKAGE}.PredictionService", f"{schema.PACKAGE}.ModelService", OPEN_INFERENCE)
+_STREAM = "ModelStreamInfer"
+OPEN_INFERENCE_METHODS = (
+    "ServerLive",
+    "ServerReady",
+    "ModelReady",
+    "ServerMetadata",
+    "ModelMetadata",
+    "ModelInfer",
+    "ModelStatistics",
+    "RepositoryIndex",
+    "RepositoryModelLoad",
+    "RepositoryModelUnload",
+)
+"""Those with one answer."""
 
 Method = Callable[[Any, float | None], Any]
 """From a request, and when nobody wants its answer any more, to the answer."""
@@ -63,19 +72,24 @@ def service_handlers(
     max_response: int = MAX_MESSAGE,
     reload: Reload | None = None,
     tensor_content_from: int = 0,
+    is_ready: Callable[[], bool] = lambda: True,
+    streams: Streams | None = None,
 ) -> list[grpc.GenericRpcHandler]:
-    """Return what a gRPC server needs to serve both.
+    """Return what a gRPC server needs to serve all three.
 
     Args:
         server: what it serves.
-        max_in_flight: calls at a time; further ones are refused.
+        max_in_flight: calls and messages of streams at a time; further ones are refused.
         max_requests: bytes of all their requests together; what is larger is answered by itself.
         max_response: bytes of one answer.
         reload: what HandleReloadConfigRequest does, which is UNIMPLEMENTED without.
         tensor_content_from: bytes from which on a tensor is answered in ``tensor_content``; 0 for none.
+        is_ready: what ServerReady is answered with.
+        streams: those of ModelStreamInfer; None for as many as there may be calls.
     """
     observed = _observed(server)
     server = server if observed is None else observed.server
+    admission = Admission(max_in_flight, max_requests)
     methods: Mapping[str, Mapping[str, tuple[Method, Any]]] = {
         SERVICES[0]: {
             "Predict": (
@@ -92,14 +106,25 @@ def service_handlers(
             "HandleReloadConfigRequest": (partial(handle_reload_config, reload), schema.ReloadConfigRequest),
         },
     }
-    admission = _Admission(max_in_flight, max_requests)
-    return [
-        grpc.method_handlers_generic_handler(
-            service,
-            {name: _unary(admission, max_response, observed, service, name, *method) for name, method in named.items()},
-        )
+    attempts: dict[str, dict[str, Attempt]] = {
+        service: {
+            name: rpc.attempt(admission, name, partial(_call, *method, max_response)) for name, method in named.items()
+        }
         for service, named in methods.items()
-    ]
+    }
+    attempts[OPEN_INFERENCE] = _open_inference(server, admission, is_ready, max_response)
+    if observed is not None:
+        attempts = {
+            service: {name: observed.around(service, name, attempt) for name, attempt in named.items()}
+            for service, named in attempts.items()
+        }
+    handlers: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {
+        service: {name: rpc.unary(attempt) for name, attempt in named.items() if name != _STREAM}
+        for service, named in attempts.items()
+    }
+    streams = Streams(max_in_flight) if streams is None else streams
+    handlers[OPEN_INFERENCE][_STREAM] = streams.handler(attempts[OPEN_INFERENCE][_STREAM])
+    return [grpc.method_handlers_generic_handler(service, named) for service, named in handlers.items()]
 
 
 def _observed(server: ModelServer) -> ObservedServices | None:
@@ -109,6 +134,30 @@ def _observed(server: ModelServer) -> ObservedServices | None:
     from runtime.observing import ObservedServices
 
     return ObservedServices(server)
+
+
+def _call(method: Method, request_class: Any, max_response: int, content: bytes, deadline: float | None) -> bytes:
+    return rpc.serialize(method(schema.parse(request_class, content), deadline), max_response)
+
+
+def _open_inference(
+    server: ModelServer, admission: Admission, is_ready: Callable[[], bool], max_response: int
+) -> dict[str, Attempt]:
+    """Return the methods of the Open Inference Protocol's service, which import what answers when they are called."""
+
+    def service() -> Service:
+        from runtime.open_inference.services import Service
+
+        return Service(server, is_ready, max_response)
+
+    def call(name: str, content: bytes, deadline: float | None) -> bytes:
+        return service().answer(name, content, deadline)
+
+    def answer_in_stream(content: bytes, deadline: float | None) -> Outcome:
+        return service().answer_in_stream(admission, content, deadline)
+
+    attempts = {name: rpc.attempt(admission, name, partial(call, name)) for name in OPEN_INFERENCE_METHODS}
+    return {**attempts, _STREAM: answer_in_stream}
 
 
 def predict(server: ModelServer, request: Any, deadline: float | None = None, tensor_content_from: int = 0) -> Any:
@@ -219,104 +268,3 @@ def _write_tensor_info(proto: Any, spec: TensorSpec) -> None:
     proto.tensor_shape.unknown_rank = spec.told_shape is None
     for size in spec.told_shape or ():
         proto.tensor_shape.dim.add(size=size)
-
-
-def serialize(message: Any, max_size: int = MAX_MESSAGE) -> bytes:
-    """Return what a message is on the wire.
-
-    Raises:
-        PayloadTooLarge: that has more than so many bytes.
-    """
-    try:
-        content: bytes = message.SerializeToString()
-    # A message within it is larger than protobuf's limit.
-    except EncodeError as exc:
-        raise PayloadTooLarge(f"the answer cannot be written: {exc}; want {MAX_MESSAGE} bytes at most") from exc
-    if len(content) > max_size:
-        raise PayloadTooLarge(f"the answer has {len(content)} bytes; want {max_size} at most")
-    return content
-
-
-class _Admission:
-    """How many calls are being answered, and how many bytes their requests have. Thread-safe."""
-
-    def __init__(self, max_calls: int, max_bytes: int) -> None:
-        self._max_calls = max_calls
-        self._max_bytes = max_bytes
-        # Guards the two below: what all calls have that are admitted now.
-        self._lock = threading.Lock()
-        self._calls = 0
-        self._bytes = 0
-
-    @contextmanager
-    def admitted(self, size: int) -> Iterator[None]:
-        """Count a call and the bytes of its request.
-
-        Raises:
-            Overloaded: there are too many calls, or bytes.
-        """
-        with self._lock:
-            if self._calls >= self._max_calls:
-                raise Overloaded("as many calls are in flight as may be; see --max_in_flight")
-            # By itself, however large it is: there will never be more room.
-            if self._bytes and self._bytes + size > self._max_bytes:
-                raise Overloaded(f"the requests of {self._calls} calls take {self._bytes} bytes already")
-            self._calls += 1
-            self._bytes += size
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._calls -= 1
-                self._bytes -= size
-
-
-def _unary(
-    admission: _Admission,
-    max_response: int,
-    observed: ObservedServices | None,
-    service: str,
-    name: str,
-    method: Method,
-    request_class: Any,
-) -> grpc.RpcMethodHandler[bytes, bytes]:
-    def call(content: bytes, context: grpc.ServicerContext) -> bytes:
-        try:
-            with admission.admitted(len(content)):
-                return serialize(method(_parse(request_class, content), _deadline(context)), max_response)
-        except KNOWN as exc:
-            code, message = code_of(exc), public_message(exc)
-            if is_ours(exc):
-                logger.warning("%s: %s", name, exc)
-        # The edge: whatever else comes this far is a bug, is logged here and shown to nobody.
-        except Exception:
-            logger.exception("%s failed", name)
-            code, message = Code.INTERNAL, "internal error"
-        context.abort(_STATUS_CODES[code], _cut(message))
-
-    # Parsed and written in the call and not by gRPC, which logs a traceback for what is no message or is too large.
-    return grpc.unary_unary_rpc_method_handler(call if observed is None else observed.around(service, name, call))
-
-
-def _deadline(context: grpc.ServicerContext) -> float | None:
-    """Return when the client's deadline is, in seconds of the monotonic clock.
-
-    It has not passed: gRPC does not begin a call that is over before there is a thread for it.
-    """
-    left: float = context.time_remaining()
-    return time.monotonic() + left if left < _NO_DEADLINE else None
-
-
-def _parse(request_class: Any, content: bytes) -> Any:
-    try:
-        return request_class.FromString(content)
-    except DecodeError as exc:
-        raise InvalidRequest(f"the message is no {request_class.DESCRIPTOR.name}: {exc}") from exc
-
-
-def _cut(message: str) -> str:
-    # In bytes: details travel in a header, and a proxy has a limit for those.
-    encoded = message.encode(errors="replace")
-    if len(encoded) <= _MAX_DETAILS:
-        return encoded.decode()
-    return encoded[:_MAX_DETAILS].decode(errors="ignore") + "...TRUNCATED"

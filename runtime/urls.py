@@ -65,10 +65,10 @@ def parse(method: str, path: bytes) -> Target:
         verb = b"metadata" if verb == b"metadata" else b"status"
     elif verb != verb.lower():
         raise _malformed(method, path)
-    number = None if version is None else _number(version)
+    number = None if version is None else number_of(version)
     if name is None:
         raise InvalidRequest("Missing model name in request.")
-    return Target(verb.decode(), _decoded(name), number, None if label is None else _decoded(label))
+    return Target(verb.decode(), decoded(name), number, None if label is None else decoded(label))
 
 
 def is_tfserving(path: bytes) -> bool:
@@ -83,8 +83,8 @@ def is_contract(path: bytes) -> bool:
 
 def model_of(path: bytes) -> str:
     """Return the name of the model that a path is about; empty if it is about none."""
-    match = re.match(rb"(?i)/v1/models/" + _MODEL, path)
-    return _decoded(match[1]) if match else ""
+    match = re.match(rb"(?i)/v1/models/" + _MODEL, path) or re.match(rb"/v2/(?:repository/)?models/([^/]+)", path)
+    return decoded(match[1]) if match else ""
 
 
 def path_of(scope: Any) -> bytes:
@@ -107,7 +107,12 @@ def _malformed(method: str, path: bytes) -> InvalidRequest:
     return InvalidRequest(f"Malformed request: {method[:_QUOTED]} {excerpt(path)}")
 
 
-def _number(digits: bytes) -> int:
+def number_of(digits: bytes) -> int:
+    """Return a version's number.
+
+    Raises:
+        InvalidRequest: it is larger than there are.
+    """
     # Python refuses to convert very long numbers.
     significant = digits.lstrip(b"0")
     number = int(significant or b"0") if len(significant) < 20 else _LARGEST_VERSION + 1
@@ -116,6 +121,7 @@ def _number(digits: bytes) -> int:
     return number
 
 
-def _decoded(piece: bytes) -> str:
+def decoded(piece: bytes) -> str:
+    """Return a name in a path, of which its pattern has been matched."""
     # What is no UTF-8 is no name of a model either.
     return unquote_to_bytes(piece).decode(errors="replace")

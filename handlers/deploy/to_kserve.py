@@ -84,6 +84,7 @@ def _service(manifest: Manifest, model: Model) -> Any:
     if place(model.base_path).scheme == "az":
         predictor["labels"] = {"azure.workload.identity/use": "true"}
     predictor["model"]["runtime"] = _runtime_name(manifest)
+    # Of the two that the runtime speaks at its port; clients may use either.
     predictor["model"]["protocolVersion"] = "grpc-v1" if manifest.grpc else "v1"
     predictor["model"]["args"][:] = [f"--{name}={text}" for name, text in _flags(manifest, model).items()]
     if variables := _variables(manifest, model):

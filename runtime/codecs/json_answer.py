@@ -89,12 +89,12 @@ def _batch_size(outputs: Tensors) -> int:
 
 def _all_plain(outputs: Tensors) -> dict[str, NDArray[Any]]:
     return {
-        name: _as_text(array, is_bytes=name.endswith("_bytes")) if is_string(array.dtype) else _plain(array)
+        name: _as_text(array, is_bytes=name.endswith("_bytes")) if is_string(array.dtype) else plain(array)
         for name, array in outputs.items()
     }
 
 
-def _plain(array: NDArray[Any]) -> NDArray[Any]:
+def plain(array: NDArray[Any]) -> NDArray[Any]:
     """Return the array as orjson takes it: of a dtype it knows, in this machine's byte order, row by row."""
     dtype = array.dtype
     if dtype.isnative and array.flags.c_contiguous and not is_bfloat16(dtype):

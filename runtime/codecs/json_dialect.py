@@ -28,11 +28,12 @@ _STRING = r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)'
 _EXTRA = re.compile(_STRING + r"|-NaN|Inf(?!i)", re.DOTALL)
 
 
-def load(body: bytes, is_strict: bool = False) -> Json:
+def load(body: bytes, is_strict: bool = False, is_whole: bool = False) -> Json:
     """Parse a body; of a key given twice the first value counts.
 
     Args:
         is_strict: simdjson has parsed it, which takes no number and no surrogate that rapidjson refuses.
+        is_whole: nothing may be behind the root but blanks.
 
     Raises:
         InvalidRequest: not JSON in this dialect.
@@ -55,6 +56,8 @@ def load(body: bytes, is_strict: bool = False) -> Json:
     else:
         if not is_strict and _is_suspect(text, body):
             _check_tokens(body[: start + _size(text[:end])])
+        if is_whole and (behind := _BLANKS.match(text, end).end()) < len(text):  # type: ignore[union-attr]
+            _fail("The document root must not be followed by other values.", start + _size(text[:behind]))
         return value
     stop = start + _size(text[:refused_at])
     _check_tokens(body[:stop])

@@ -7,7 +7,7 @@ Serving's (``util/json_tensor.cc``), followed by what was wanted where those do 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from types import MappingProxyType
 from typing import Any, NoReturn
@@ -29,13 +29,13 @@ _STRING: Dtype = np.dtype(object)
 _NONE: Mapping[str, TensorSpec] = MappingProxyType({})
 
 
-def parse(body: bytes, is_strict: bool = False) -> Mapping[str, Json]:
-    """Parse a JSON object; ``is_strict`` as `json_dialect.load` has it.
+def parse(body: bytes, is_strict: bool = False, is_whole: bool = False) -> Mapping[str, Json]:
+    """Parse a JSON object; ``is_strict`` and ``is_whole`` as `json_dialect.load` has them.
 
     Raises:
         InvalidRequest: not JSON, or not an object.
     """
-    root = json_dialect.load(body, is_strict)
+    root = json_dialect.load(body, is_strict, is_whole)
     if not isinstance(root, dict):
         raise InvalidRequest(f"JSON Value: {excerpt(root)} Is not object")
     return root
@@ -225,7 +225,7 @@ def _tensor(value: Json, spec: TensorSpec, deadline: float | None) -> NDArray[An
     if math.prod(shape) > _MANY:
         # Walking through so many takes seconds, so first see whether they are of any use.
         spec.require(tuple(shape))
-    return _array(_flat(value, shape, spec), spec.dtype).reshape(shape)
+    return array_of(_flat(value, shape, spec), spec.dtype).reshape(shape)
 
 
 def _flat(value: Json, shape: list[int], spec: TensorSpec) -> list[Any]:
@@ -249,14 +249,20 @@ def _shape(value: Json, spec: TensorSpec, max_rank: int) -> list[int]:
     return shape
 
 
-def _flatten(value: Json, shape: list[int], dtype: Dtype) -> list[Any] | None:
-    """Return the values level by level, in loops of C; None if one is not what is wanted."""
+def flatten(value: Json, shape: Sequence[int]) -> list[Json] | None:
+    """Return the values in lists of this shape, level by level, in loops of C; None if they are of another."""
     values = [value]
     for size in shape:
         if not set(map(type, values)) <= {list} or not set(map(len, values)) <= {size}:
             return None
         values = list(chain.from_iterable(values))
-    if not _are_good(values, dtype):
+    return values
+
+
+def _flatten(value: Json, shape: list[int], dtype: Dtype) -> list[Any] | None:
+    """Return the values, or None if one is not what is wanted."""
+    values = flatten(value, shape)
+    if values is None or not _are_good(values, dtype):
         return None
     return list(map(to_bytes, values)) if is_string(dtype) else values
 
@@ -288,7 +294,7 @@ def _are_good(values: list[Json], dtype: Dtype) -> bool:
     """Whether all values are of a type that is taken for the dtype, and in its range."""
     if not set(map(type, values)) <= _types(dtype):
         return False
-    return dtype.kind not in "iu" or not values or _is_in_range(min(values), max(values), dtype)
+    return dtype.kind not in "iu" or not values or is_in_range(min(values), max(values), dtype)
 
 
 def _types(dtype: Dtype) -> set[type]:
@@ -300,7 +306,7 @@ def _types(dtype: Dtype) -> set[type]:
     return {int, float} if is_float(dtype) else {int}
 
 
-def _is_in_range(low: int, high: int, dtype: Dtype) -> bool:
+def is_in_range(low: int, high: int, dtype: Dtype) -> bool:
     limits = np.iinfo(dtype)  # type: ignore[type-var]
     return bool(limits.min <= low and high <= limits.max)
 
@@ -327,7 +333,8 @@ def _type_name(dtype: Dtype) -> str:
     return tf_name(dtype).removeprefix("DT_").lower()
 
 
-def _array(flat: list[Any], dtype: Dtype) -> NDArray[Any]:
+def array_of(flat: list[Any], dtype: Dtype) -> NDArray[Any]:
+    """Return numbers or bytes that are in the range of a dtype as one."""
     if not is_float(dtype):
         return np.array(flat, dtype)
     # By way of doubles, as there: what a float cannot hold becomes an infinity.

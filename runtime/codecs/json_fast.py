@@ -2,6 +2,8 @@
 
 It answers None for everything else: other values, ragged lists, JSON it cannot parse, names that do not fit. That is
 never an error, only somebody else's work; so nothing here has to explain anything, and nothing here may guess.
+
+What it knows of lists alone is for `open_inference.infer_json_fast` too.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from runtime.codecs.dtypes import is_float, is_string
 from runtime.codecs.json_limits import blocks, in_time
 from runtime.servable import Tensors
-from runtime.signature import DEFAULT_SIGNATURE, MAX_RANK, TensorSpec
+from runtime.signature import DEFAULT_SIGNATURE, MAX_RANK, Dtype, TensorSpec
 
 
 class Document(NamedTuple):
@@ -27,22 +29,15 @@ class Document(NamedTuple):
     """The value of "instances" or "inputs"; keeps its parser alive."""
     body: bytes
 
-    def brackets(self) -> int:
-        """Count ``[``, in strings too: there are at least as many as lists."""
-        if len(self.body) <= _SMALL:
-            return self.body.count(b"[")
-        # Several times as quick, of many bytes.
-        return sum(int(np.count_nonzero(codes == ord("["))) for codes in blocks(self.body))
 
-
-# simdjson counts the elements of a list to here and no further.
-_SATURATED = 0xFFFFFF
+SATURATED = 0xFFFFFF
+"""Elements of a list to which simdjson counts, and no further."""
 _MANY = 1 << 12
 _FEW = 8
 _SMALL = 4 << 10
 
 
-class _Irregular(Exception):
+class Irregular(Exception):
     """Not for this reader."""
 
 
@@ -84,7 +79,7 @@ def read(
         if document.is_row:
             return _read_rows(document, specs, deadline)
         return _read_columns(document, specs, deadline)
-    except _Irregular:
+    except Irregular:
         return None
 
 
@@ -92,7 +87,7 @@ def _sent(document: Document, optional: Mapping[str, TensorSpec]) -> Mapping[str
     values = document.data
     if document.is_row:
         if not isinstance(values, simdjson.Array) or not len(values):
-            raise _Irregular
+            raise Irregular
         values = values[0]
     if not isinstance(values, simdjson.Object):
         return {}
@@ -103,17 +98,17 @@ def _sent(document: Document, optional: Mapping[str, TensorSpec]) -> Mapping[str
 def _read_rows(document: Document, specs: Mapping[str, TensorSpec], deadline: float | None) -> Tensors:
     rows = document.data
     if not isinstance(rows, simdjson.Array) or not len(rows):
-        raise _Irregular
+        raise Irregular
     first = rows[0]
     if not isinstance(first, simdjson.Object):
         # The list of rows is itself the tensor.
         return _read_columns(document, specs, deadline)
-    if len(rows) == _SATURATED:
-        raise _Irregular
+    if len(rows) == SATURATED:
+        raise Irregular
     columns = {name: _column(first.get(name), spec) for name, spec in specs.items()}
     for row in in_time(rows, deadline):
         if not isinstance(row, simdjson.Object) or len(row) != len(specs):
-            raise _Irregular
+            raise Irregular
         for name, column in columns.items():
             column.add(row.get(name))
     tensors, lists = {}, 1
@@ -127,12 +122,12 @@ def _read_columns(document: Document, specs: Mapping[str, TensorSpec], deadline:
     data = document.data
     if isinstance(data, simdjson.Object):
         if len(data) != len(specs):
-            raise _Irregular
+            raise Irregular
         values = {name: data.get(name) for name in specs}
     elif len(specs) == 1:
         values = dict.fromkeys(specs, data)
     else:
-        raise _Irregular
+        raise Irregular
     tensors, lists = {}, 0
     for name, value in values.items():
         tensors[name], below = _tensor(value, specs[name], deadline)
@@ -143,8 +138,8 @@ def _read_columns(document: Document, specs: Mapping[str, TensorSpec], deadline:
 def _checked(document: Document, tensors: Tensors, lists: int) -> Tensors:
     # A buffer flattens whatever nests in it, so [1, [2]] and [1, 2] look alike there, and only the lists down to
     # the innermost level were looked at. If the body has no more than those, there are none below them.
-    if document.brackets() != lists:
-        raise _Irregular
+    if count_brackets(document.body) != lists:
+        raise Irregular
     return tensors
 
 
@@ -158,11 +153,11 @@ class _Numbers:
     def add(self, value: Any) -> None:
         # bool is a number to Python and not to TensorFlow.
         if type(value) not in (int, float):
-            raise _Irregular
+            raise Irregular
         self._values.append(value)
 
     def stack(self) -> tuple[NDArray[Any], int]:
-        return _cast(_numbers(self._values, self._spec), self._spec, (len(self._values),)), 0
+        return cast(_numbers(self._values, self._spec), self._spec.dtype, (len(self._values),)), 0
 
 
 class _Lists:
@@ -177,13 +172,13 @@ class _Lists:
 
     def add(self, value: Any) -> None:
         if not isinstance(value, simdjson.Array):
-            raise _Irregular
-        shape = _rectangle(value)
-        flat = _numbers_of(value, self._spec)
-        if _SATURATED in shape:
+            raise Irregular
+        shape = rectangle(value)
+        flat = numbers_of(value, self._spec.dtype)
+        if SATURATED in shape:
             shape = (flat.nbytes // 8,)
         if self._rows and shape != self._shape:
-            raise _Irregular
+            raise Irregular
         self._shape = shape
         self._rows += 1
         self._flat += flat
@@ -191,8 +186,8 @@ class _Lists:
     def stack(self) -> tuple[NDArray[Any], int]:
         shape = (self._rows, *self._shape)
         self._spec.require(shape)
-        flat = np.frombuffer(self._flat, _buffer_dtype(self._spec))
-        return _cast(flat, self._spec, shape), self._rows * _count_lists(self._shape)
+        flat = np.frombuffer(self._flat, buffer_dtype(self._spec.dtype))
+        return cast(flat, self._spec.dtype, shape), self._rows * count_lists(self._shape)
 
 
 def _column(first: Any, spec: TensorSpec) -> _Numbers | _Lists:
@@ -203,46 +198,54 @@ def _numbers(column: list[Any], spec: TensorSpec) -> NDArray[Any]:
     if is_float(spec.dtype):
         return np.array(column, np.float64)
     if any(type(value) is not int for value in column):
-        raise _Irregular
+        raise Irregular
     try:
         return np.array(column, np.uint64 if spec.dtype == np.uint64 else np.int64)
     except OverflowError:
-        raise _Irregular from None
+        raise Irregular from None
 
 
 def _tensor(value: Any, spec: TensorSpec, deadline: float | None) -> tuple[NDArray[Any], int]:
     """Return the array of a list of rank 1 or more, and of how many lists it is."""
     if not isinstance(value, simdjson.Array):
-        raise _Irregular
-    shape = _rectangle(value, deadline)
-    if _SATURATED not in shape:
+        raise Irregular
+    shape = rectangle(value, deadline)
+    if SATURATED not in shape:
         # Here, as it may be that a body of many megabytes need not be read at all.
         spec.require(shape)
-    flat = np.frombuffer(_numbers_of(value, spec), _buffer_dtype(spec))
-    if _SATURATED in shape:
+    flat = np.frombuffer(numbers_of(value, spec.dtype), buffer_dtype(spec.dtype))
+    if SATURATED in shape:
         shape = (flat.size,)
-    return _cast(flat, spec, shape), _count_lists(shape)
+    return cast(flat, spec.dtype, shape), count_lists(shape)
 
 
-def _numbers_of(value: simdjson.Array, spec: TensorSpec) -> memoryview:
-    """Return all numbers in a list, and in those in it."""
+def numbers_of(value: simdjson.Array, dtype: Dtype) -> memoryview:
+    """Return all numbers in a list, and in those in it, as `buffer_dtype` has them."""
     try:
-        return memoryview(value.as_buffer(of_type=_buffer_type(spec)))
+        return memoryview(value.as_buffer(of_type=_buffer_type(dtype)))
     # A value that is no number, a fraction for an integer, an integer out of range.
     except (TypeError, ValueError):
-        raise _Irregular from None
+        raise Irregular from None
 
 
-def _rectangle(value: simdjson.Array, deadline: float | None = None) -> tuple[int, ...]:
+def rectangle(value: simdjson.Array, deadline: float | None = None) -> tuple[int, ...]:
     """Return the shape of a list, as far as the lists in it show; of rank 1 it may be saturated."""
     shape = _shape(value)
-    if _SATURATED in shape and len(shape) > 1:
-        raise _Irregular
+    if SATURATED in shape and len(shape) > 1:
+        raise Irregular
     _check_lengths(value, shape, deadline)
     return shape
 
 
-def _count_lists(shape: tuple[int, ...]) -> int:
+def count_brackets(body: bytes) -> int:
+    """Count ``[``, in strings too: there are at least as many as lists."""
+    if len(body) <= _SMALL:
+        return body.count(b"[")
+    # Several times as quick, of many bytes.
+    return sum(int(np.count_nonzero(codes == ord("["))) for codes in blocks(body))
+
+
+def count_lists(shape: tuple[int, ...]) -> int:
     lists, above = 0, 1
     for length in shape:
         lists += above
@@ -254,12 +257,12 @@ def _shape(value: Any) -> tuple[int, ...]:
     shape: list[int] = []
     while isinstance(value, simdjson.Array):
         if not len(value) or len(shape) == MAX_RANK:
-            raise _Irregular
+            raise Irregular
         shape.append(len(value))
         value = value[0]
     # Before somebody complains of the shape of what is not of numbers: of images, for one.
     if type(value) not in (int, float):
-        raise _Irregular
+        raise Irregular
     return tuple(shape)
 
 
@@ -268,27 +271,27 @@ def _check_lengths(value: Any, shape: tuple[int, ...], deadline: float | None) -
         return
     for child in in_time(value, deadline) if len(value) >= _MANY else value:
         if not isinstance(child, simdjson.Array) or len(child) != shape[1]:
-            raise _Irregular
+            raise Irregular
         _check_lengths(child, shape[1:], deadline)
 
 
-def _buffer_type(spec: TensorSpec) -> Literal["d", "u", "i"]:
-    if is_float(spec.dtype):
+def _buffer_type(dtype: Dtype) -> Literal["d", "u", "i"]:
+    if is_float(dtype):
         return "d"
-    return "u" if spec.dtype == np.uint64 else "i"
+    return "u" if dtype == np.uint64 else "i"
 
 
-def _buffer_dtype(spec: TensorSpec) -> type[np.generic]:
-    return {"d": np.float64, "u": np.uint64, "i": np.int64}[_buffer_type(spec)]
+def buffer_dtype(dtype: Dtype) -> type[np.generic]:
+    return {"d": np.float64, "u": np.uint64, "i": np.int64}[_buffer_type(dtype)]
 
 
-def _cast(flat: NDArray[Any], spec: TensorSpec, shape: tuple[int, ...]) -> NDArray[Any]:
+def cast(flat: NDArray[Any], dtype: Dtype, shape: tuple[int, ...]) -> NDArray[Any]:
     if flat.size != prod(shape):
-        raise _Irregular
-    if not is_float(spec.dtype):
-        limits = np.iinfo(spec.dtype)  # type: ignore[type-var]
+        raise Irregular
+    if not is_float(dtype):
+        limits = np.iinfo(dtype)  # type: ignore[type-var]
         if flat.min() < limits.min or flat.max() > limits.max:
-            raise _Irregular
+            raise Irregular
     # As TensorFlow Serving: what a float cannot hold becomes an infinity.
     with np.errstate(over="ignore"):
-        return flat.astype(spec.dtype).reshape(shape)
+        return flat.astype(dtype).reshape(shape)

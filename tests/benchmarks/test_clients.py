@@ -49,6 +49,12 @@ def test_answers_are_read_to_their_end_however_they_arrive() -> None:
         assert [client() for _ in answers] == [b"whole", b"pieces", b""]
 
 
+def test_a_request_has_the_headers_that_it_is_given() -> None:
+    plain = b"POST /p HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+    assert http_request("/p", b"{}") == plain
+    assert http_request("/p", b"{}", {"A": "b"}) == plain.replace(b"Content-Type: application/json", b"A: b")
+
+
 @pytest.mark.parametrize(
     ("pieces", "said"),
     [

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.cold_start import BARE, CACHE, DECANT, DISK, FLOORS, S3, Result, ratio
 from benchmarks.load import Load
 from benchmarks.tasks import BenchmarkFailed, Task
-from benchmarks.throughput import CEILING, GRPC, NAIVE, REST, Cell, verdicts_of
+from benchmarks.throughput import CEILING, GRPC, NAIVE, REST, V2_BINARY, V2_GRPC, Cell, verdicts_of
 
 
 def cell(contender: str, callers: int, rate: float, errors: int = 0) -> Cell:
@@ -30,6 +30,13 @@ def test_throughput_is_judged_by_the_worst_concurrency() -> None:
 def test_one_error_of_decant_misses_the_target() -> None:
     *_, errors = verdicts_of([cell(REST, 1, 50), cell(GRPC, 1, 50, errors=1)])
     assert (errors.figure, errors.is_reached) == (1, False)
+
+
+def test_each_form_of_a_protocol_has_its_target() -> None:
+    binary, grpc, errors = verdicts_of([cell(V2_BINARY, 1, 48), cell(V2_GRPC, 1, 40, errors=2)])
+    assert (binary.figure, binary.is_reached) == (0.96, True)
+    assert (grpc.figure, grpc.is_reached) == (0.8, False)
+    assert errors.figure == 2
 
 
 def test_a_queue_is_as_long_as_its_callers_take() -> None:

@@ -38,6 +38,7 @@ def test_tools_build_messages_from_what_reflection_tells_them(s: Stage, path: st
         assert set(database.get_services()) == {
             "tensorflow.serving.PredictionService",
             "tensorflow.serving.ModelService",
+            "inference.GRPCInferenceService",
             "grpc.health.v1.Health",
             "grpc.reflection.v1alpha.ServerReflection",
         }

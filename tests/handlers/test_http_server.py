@@ -49,7 +49,8 @@ def server() -> Iterator[HttpServer]:
         ("PROPFIND", "/v1/models/a%2Fb%3Ac", 400),
         ("GET", f"/v1/models/a%2Fb%3Ac/versions/{1 << 63}", 400),
         ("GET", "/v1/models", 400),
-        ("GET", "/v2", 404),
+        ("GET", "/v2", 200),
+        ("GET", "/v2/models/a%2Fb%3Ac/ready", 200),
     ],
 )
 def test_a_target_arrives_as_it_was_sent(server: HttpServer, method: str, target: str, status: int) -> None:

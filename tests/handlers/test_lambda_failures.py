@@ -337,6 +337,11 @@ STAGES: Mapping[str, tuple[str, str, str]] = {
     "a stage named v2, health": ("/v2", "v2", "/v2/health/ready"),
     "a stage named v1, behind a domain": ("", "v1", PREDICT),
     "a stage named v2, behind a domain": ("", "v2", "/v2/health/ready"),
+    "a stage, the other protocol": ("/prod", "prod", "/v2/models/digits"),
+    "a stage named v2, the other protocol": ("/v2", "v2", "/v2/models/digits/ready"),
+    "a stage named v2, behind a domain, the other protocol": ("", "v2", "/v2/models/digits"),
+    "a stage named v2, of the server": ("/v2", "v2", "/v2"),
+    "a stage named models, of the server": ("/models", "models", "/v2"),
     "a stage, the document": ("/prod", "prod", "/openapi.json"),
     "a stage, the document for people": ("/prod", "prod", "/docs"),
 }

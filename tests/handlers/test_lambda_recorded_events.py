@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import DIGITS, ROOT
 from tests.servers.lambda_emulator import LambdaEmulator, lambda_emulator
-from tests.servers.lambda_events import response_body
+from tests.servers.lambda_events import response_body, response_headers
 from tests.servers.seaweedfs import SeaweedFS
 
 EVENTS = ROOT / "infra" / "lambda" / "events"
@@ -49,8 +49,27 @@ def is_http_seven(answer: Any) -> None:
     is_seven(json.loads(response_body(answer)))
 
 
+def is_inferred_seven(answer: Any) -> None:
+    assert answer["statusCode"] == 200
+    outputs = json.loads(response_body(answer))["outputs"]
+    assert [output["data"] for output in outputs if output["name"] == "digit"] == [[7]]
+
+
+def is_binary_seven(answer: Any) -> None:
+    assert (answer["statusCode"], answer["isBase64Encoded"]) == (200, True)
+    (size,) = response_headers(answer)["inference-header-content-length"]
+    body = response_body(answer)
+    assert json.loads(body[: int(size)])["outputs"][0]["name"] == "digit"
+    assert body[int(size) :] == (7).to_bytes(8, "little")
+
+
+def is_damaged(answer: Any) -> None:
+    assert answer["statusCode"] == 400
+    assert "want application/octet-stream" in json.loads(answer["body"])["error"]
+
+
 def is_of_health(answer: Any) -> None:
-    assert (answer["statusCode"], answer["body"]) == (200, "")
+    assert (answer["statusCode"], json.loads(answer["body"])) == (200, {"ready": True})
 
 
 def is_warm(answer: Any) -> None:
@@ -113,17 +132,23 @@ CHECKS: Mapping[str, Check] = {
     "eventbridge-s3": is_looked_at,
     "function-url": is_http_seven,
     "function-url-gzip": is_http_seven,
+    "function-url-infer": is_inferred_seven,
+    "function-url-infer-binary": is_binary_seven,
+    "function-url-infer-binary-as-text": is_damaged,
     "http-api": is_http_seven,
     "http-api-format-1": is_http_seven,
+    "http-api-infer-binary": is_binary_seven,
     "http-api-stage": is_http_seven,
     "http-api-stage-v1": is_http_seven,
     "lambda-at-edge": is_of_edge,
     "load-balancer": is_http_seven,
     "load-balancer-health": is_of_health,
+    "load-balancer-infer-binary": is_binary_seven,
     "load-balancer-multi-value": is_http_seven,
     "rest-api": is_http_seven,
     "rest-api-base64": is_http_seven,
     "rest-api-custom-domain": is_http_seven,
+    "rest-api-infer-binary": is_binary_seven,
     "s3-created": is_looked_at,
     "s3-elsewhere": is_elsewhere,
     "s3-removed": is_looked_at,

@@ -59,6 +59,9 @@ DEFAULTS = {
 OPTIONAL = {"ovms_infer_req_queue_size", "ovms_infer_req_active"}
 
 
+OF_V2 = b'{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[1]}]}'
+
+
 class Watched(HalfPlusTwo):
     """Has all that can be known of a servable."""
 
@@ -98,7 +101,14 @@ def test_names_and_labels_are_openvino_model_servers() -> None:
     assert [set(dict(key[1])) for key in found if status.items() <= key[1]] == [{*status, "interface"}] * 4
     assert found.value("ovms_requests_success", interface="REST", method="Predict", name=NAME, version="1") == 1
     assert found.value("ovms_requests_success", interface="gRPC", method="Predict", name=NAME, version="1") == 0
-    assert found.labels("ovms_requests_success", "method") == {"Predict", "GetModelMetadata", "GetModelStatus"}
+    methods = {
+        "TensorFlowServing": {"Predict", "GetModelMetadata", "GetModelStatus"},
+        "KServe": {"ModelInfer", "ModelMetadata", "ModelReady"},
+    }
+    asked = [dict(pairs) for name, pairs in found if name == "ovms_requests_success"]
+    assert {(each["api"], each["method"]) for each in asked} == {(api, m) for api in methods for m in methods[api]}
+    ready = {"api": "KServe", "method": "ModelReady", "name": NAME}
+    assert [set(dict(key[1])) for key in found if ready.items() <= key[1]] == [{*ready, "interface"}] * 4
 
 
 def test_types_are_openvino_model_servers_too() -> None:
@@ -182,6 +192,46 @@ def test_each_outcome_is_counted_where_it_belongs() -> None:
     # Of those that succeeded, as in OpenVINO Model Server.
     assert found.value("ovms_request_time_us_count", interface="REST", version="2") == 1
     assert found.value("ovms_current_requests", version="2") == 0
+
+
+def test_requests_of_the_open_inference_protocol_are_counted_beside_those() -> None:
+    model = f"/v2/models/{NAME}"
+    with measured(1, 2) as (s, server):
+        assert post(server) == 200
+        assert post(server, f"{model}/infer", OF_V2) == 200
+        assert post(server, f"{model}/versions/1/infer", OF_V2) == 200
+        assert post(server, f"{model}/infer", b"{") == 400
+        assert post(server, f"{model}/infer", OF_V2.replace(b"FP32", b"INT32")) == 400
+        assert post(server, "/v2/models/other/infer", OF_V2) == 404
+        assert ask(server, "GET", model)[0] == 200
+        assert ask(server, "GET", f"{model}/ready")[0] == 200
+        assert ask(server, "GET", f"{model}/versions/9/ready")[0] == 404
+        assert ask(server, "GET", "/v2/models/other/ready")[0] == 404
+        # Not counted.
+        assert ask(server, "GET", "/v2")[0] == 200
+        assert ask(server, "GET", f"{model}/stats")[0] == 200
+        assert ask(server, "GET", "/v2/nothing")[0] == 404
+        found = scrape(server)
+
+    def count(name: str, method: str, **labels: str) -> float:
+        return found.value(f"ovms_requests_{name}", interface="REST", api="KServe", method=method, **labels)
+
+    assert (count("success", "ModelInfer", version="2"), count("success", "ModelInfer", version="1")) == (1, 1)
+    assert (count("fail", "ModelInfer", version="2"), count("fail", "ModelInfer", version="1")) == (2, 0)
+    assert (count("success", "ModelMetadata", version="2"), count("fail", "ModelMetadata", version="2")) == (1, 0)
+    assert (count("success", "ModelReady"), count("fail", "ModelReady")) == (1, 1)
+    assert found.value("ovms_requests_success", interface="REST", method="Predict", version="2") == 1
+    # Of both protocols together, as in OpenVINO Model Server.
+    assert found.value("ovms_request_time_us_count", interface="REST", version="2") == 2
+    assert found.value("ovms_current_requests", version="2") == 0
+    assert found.value("decant_cache_hits_total", version="2") == 2
+    assert found.value("decant_requests_refused_total", code="404") == 3
+    # What each of several processes has counted is added up.
+    metrics = s.server.metrics
+    assert metrics is not None
+    one = metrics.snapshot(s.server)["ovms_requests_success"]
+    both = added_up([{"ovms_requests_success": one}] * 2)["ovms_requests_success"]
+    assert both == {labels: 2 * value for labels, value in one.items()}
 
 
 def test_a_body_that_makes_no_sense_is_its_models_failure_if_that_is_there() -> None:

@@ -25,6 +25,8 @@ from tests.handlers.http_front import MODEL, ONE, PREDICT, ask, listening
 from tests.handlers.test_metrics import grpc_listening
 from tests.runtime.servables import NAME, HalfPlusTwo, finish_start, stage
 
+INFER = f"/v2/models/{NAME}/infer"
+X = b'{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[1]}]}'
 TIMES = r"wait (\d+\.\d{3}) decode (\d+\.\d{3}) infer (\d+\.\d{3}) encode (\d+\.\d{3}) total (\d+\.\d{3}) ms"
 
 
@@ -44,12 +46,15 @@ class Quick(HalfPlusTwo):
 
 
 @pytest.mark.parametrize("make", [HalfPlusTwo, Quick])
-def test_at_debug_a_request_is_a_line_of_what_took_how_long(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("path", "sent"), [(PREDICT, ONE), (INFER, X)])
+def test_at_debug_a_request_is_a_line_of_what_took_how_long(
+    path: str, sent: bytes, make: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.DEBUG), stage(1, make=make) as s, listening(s) as server:
         s.server.start(NAME)
-        _, _, body = ask(server, "POST", PREDICT, ONE)
+        _, _, body = ask(server, "POST", path, sent)
     (line,) = lines(caplog)
-    head, tail = f"POST '{PREDICT}' 200 {NAME}/1", f"{len(ONE)} bytes in, {len(body)} out"
+    head, tail = f"POST '{path}' 200 {NAME}/1", f"{len(sent)} bytes in, {len(body)} out"
     *parts, total = matched(line, head, tail)
     assert sum(parts) == pytest.approx(total, abs=0.01)
 
@@ -168,9 +173,9 @@ def test_above_debug_there_is_no_line_and_nothing_around_the_contract(caplog: py
     assert lines(caplog) == []
 
 
-def calls_of(contract: Contract) -> Counter[str]:
+def calls_of(contract: Contract, path: str, body: bytes) -> Counter[str]:
     """The Python functions that a request calls, by the modules they are in."""
-    contract.answer("POST", PREDICT.encode(), {}, ONE)
+    contract.answer("POST", path.encode(), {}, body)
     found: Counter[str] = Counter()
 
     def note(frame: FrameType, event: str, _: Any) -> None:
@@ -180,19 +185,20 @@ def calls_of(contract: Contract) -> Counter[str]:
     before = sys.getprofile()
     sys.setprofile(note)
     try:
-        contract.answer("POST", PREDICT.encode(), {}, ONE)
+        assert contract.answer("POST", path.encode(), {}, body).status == 200
     finally:
         sys.setprofile(before)
     return found
 
 
-def test_metrics_that_are_off_are_not_called_and_what_is_on_calls_little() -> None:
+@pytest.mark.parametrize(("path", "body"), [(PREDICT, ONE), (INFER, X)])
+def test_metrics_that_are_off_are_not_called_and_what_is_on_calls_little(path: str, body: bytes) -> None:
     finish_start()
     ours = {"runtime.metrics", "runtime.observing", "runtime.metric_families"}
     with stage(1) as s:
-        off = calls_of(contract_of(s.server, max_body=100))
+        off = calls_of(contract_of(s.server, max_body=100), path, body)
     with stage(1, metrics=Metrics()) as s:
-        on = calls_of(contract_of(s.server, max_body=100))
+        on = calls_of(contract_of(s.server, max_body=100), path, body)
     assert not ours & off.keys()
     added = on - off
     assert ours & added.keys()

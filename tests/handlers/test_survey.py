@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from handlers.survey import Party, Survey, Tally
+from handlers.survey import Party, Survey, Tally, of_metrics, of_statistics
 
 NAME = (("name", "m"),)
 
@@ -18,7 +18,7 @@ class Silent:
         self.asked = 0
 
     def tell(self, kind: str, *content: object) -> None:
-        assert (kind, content) == ("ask", ("metrics",))
+        assert (kind, content) == ("ask", (("metrics",),))
         self.asked += 1
 
 
@@ -26,7 +26,7 @@ class Rig:
     def __init__(self, patience: float = 60) -> None:
         self.first, self.second = Silent(), Silent()
         self.parties = [self.first, self.second]
-        self.survey = Survey("metrics", patience, lambda: self.parties, self._result)
+        self.survey = Survey(("metrics",), patience, lambda: self.parties, self._result)
         self.results: list[tuple[list[Any], int]] = []
 
     def _result(self, answers: Mapping[Party, Any], silent: int) -> tuple[list[Any], int]:
@@ -127,7 +127,7 @@ def snapshot(count: float, *, streams: float = 1, model: str = "m") -> dict[str,
 
 
 def test_metrics_are_added_up_with_those_of_before_where_a_worker_is_silent() -> None:
-    tally, first, second = Tally(), Silent(), Silent()
+    tally, first, second = Tally(of_metrics), Silent(), Silent()
     assert tally.total({first: snapshot(5), second: snapshot(7)}, 0)["ovms_requests_success"] == {NAME: 12}
     total = tally.total({first: snapshot(6)}, 1)
     assert total["ovms_requests_success"] == {NAME: 13}
@@ -135,7 +135,7 @@ def test_metrics_are_added_up_with_those_of_before_where_a_worker_is_silent() ->
 
 
 def test_no_counter_goes_back_as_a_worker_dies_but_what_it_had_is_gone() -> None:
-    tally, first, second, third = Tally(), Silent(), Silent(), Silent()
+    tally, first, second, third = Tally(of_metrics), Silent(), Silent(), Silent()
     tally.total({first: snapshot(5), second: snapshot(7)}, 0)
     tally.gone(second)
     total = tally.total({first: snapshot(5)}, 0)
@@ -148,7 +148,7 @@ def test_no_counter_goes_back_as_a_worker_dies_but_what_it_had_is_gone() -> None
 
 
 def test_of_a_dead_worker_nothing_stays_of_models_that_are_served_no_more() -> None:
-    tally, first, second = Tally(), Silent(), Silent()
+    tally, first, second = Tally(of_metrics), Silent(), Silent()
     tally.total({first: snapshot(5), second: snapshot(7)}, 0)
     tally.gone(second)
     now = {"ovms_requests_success": {(("name", "other"),): 0.0}}
@@ -157,6 +157,35 @@ def test_of_a_dead_worker_nothing_stays_of_models_that_are_served_no_more() -> N
 
 
 def test_a_worker_that_dies_before_it_was_asked_has_counted_nothing() -> None:
-    tally = Tally()
+    tally = Tally(of_metrics)
     tally.gone(Silent())
     assert tally.total({}, 0) == {}
+
+
+def test_one_that_is_over_may_be_forgotten_unless_somebody_is_silent() -> None:
+    rig = Rig()
+    assert rig.survey.is_idle
+    rig.ask()
+    assert not rig.survey.is_idle
+    rig.survey.answered(rig.first, 1)
+    rig.survey.expire()
+    # It is not to be asked twice.
+    assert not rig.survey.is_idle
+    rig.survey.answered(rig.second, 2)
+    assert rig.survey.is_idle
+    rig.ask()
+    rig.survey.answered(rig.first, 1)
+    rig.survey.expire()
+    rig.survey.gone(rig.second)
+    assert rig.survey.is_idle
+
+
+def test_statistics_of_workers_that_are_gone_stay_as_long_as_somebody_has_the_version() -> None:
+    tally, first, second = Tally(of_statistics), Silent(), Silent()
+    one, other = ("m", 1), ("m", 2)
+    tally.total({first: {one: [5.0, 2], other: [3.0, 1]}, second: {one: [4.0, 1], other: [0.0, 0]}}, 0)
+    tally.gone(first)
+    assert tally.total({second: {one: [6.0, 2], other: [0.0, 0]}}, 0) == {one: [6.0, 4], other: [3.0, 1]}
+    # A silent one has counted what it has said before.
+    assert tally.total({}, 1) == {one: [6.0, 4], other: [3.0, 1]}
+    assert tally.total({second: {one: [6.0, 2]}}, 0) == {one: [6.0, 4]}

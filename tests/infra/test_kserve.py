@@ -25,8 +25,9 @@ from tests.servers.seaweedfs import SeaweedFS
 KSERVE = ROOT / "infra" / "kserve"
 DIGITS = ROOT / "examples" / "digits"
 SEVEN = json.loads((DIGITS / "seven.json").read_text())
+SEVEN_V2 = {"inputs": [{"name": "image", "shape": [1, 8, 8], "datatype": "FP32", "data": SEVEN["instances"]}]}
 RUNTIMES = ["runtime.yaml", "runtime-grpc.yaml"]
-SERVICES = ["inference-service.yaml", "inference-service-pull.yaml"]
+SERVICES = ["inference-service.yaml", "inference-service-v2.yaml", "inference-service-pull.yaml"]
 
 
 def load(name: str) -> Object:
@@ -70,6 +71,12 @@ def test_a_request_is_held_until_the_model_is_there(tmp_path: Path) -> None:
         (budget,) = re.findall(r"(?m)^decant_cache_budget_bytes (\S+)$", said)
         assert float(budget) == pytest.approx(MEMORY_SHARE * memory_room(), rel=0.01)
         assert decant.get("/v1/models/digits").body["model_version_status"][0]["state"] == "AVAILABLE"
+        # KServe's own protocol, at the same port.
+        assert decant.get("/v2/models/digits/ready").status == 200
+        answer = decant.post("/v2/models/digits/infer", SEVEN_V2)
+        assert answer.status == 200
+        (digit,) = (output for output in answer.body["outputs"] if output["name"] == "digit")
+        assert digit["data"] == [7]
         assert decant.terminate() == 0
 
 
@@ -89,6 +96,9 @@ def test_the_same_over_grpc(tmp_path: Path) -> None:
         )
         # SERVING comes with the model, not with the port.
         assert decant.log().index("loaded digits/1") >= 0
+        # KServe's own protocol, at the same port: ready, of the model by its name.
+        ready: Any = channel.unary_unary("/inference.GRPCInferenceService/ModelReady")
+        assert ready(b"\n\x06digits", timeout=30) == b"\x08\x01"
 
 
 def test_a_model_is_fetched_where_the_service_says_so(s3: SeaweedFS, tmp_path: Path) -> None:
@@ -120,14 +130,13 @@ def test_the_runtime_says_what_it_speaks_and_listens_to_that_alone(name: str) ->
     (one,) = runtime["spec"]["containers"]
     said = flags(one["args"])
     (port,) = one["ports"]
-    open_ports = {"v1": said["rest_port"], "grpc-v1": said["port"]}
-    assert {speech for speech, number in open_ports.items() if number != "0"} == set(
-        runtime["spec"]["protocolVersions"]
-    )
+    open_ports = {("v1", "v2"): said["rest_port"], ("grpc-v1", "grpc-v2"): said["port"]}
+    (spoken,) = (speeches for speeches, number in open_ports.items() if number != "0")
+    assert tuple(runtime["spec"]["protocolVersions"]) == spoken
     assert str(port["containerPort"]) in open_ports.values()
     assert one["name"] == "kserve-container"
     # Knative takes HTTP/2 without TLS by the port's name.
-    assert (port.get("name") == "h2c") is (runtime["spec"]["protocolVersions"] == ["grpc-v1"])
+    assert (port.get("name") == "h2c") is spoken[0].startswith("grpc")
 
 
 @pytest.mark.parametrize("name", RUNTIMES)

@@ -226,6 +226,20 @@ def test_what_is_forgiven_is_tried_again_at_once_and_still_told(make_cache: Make
     assert loader.events == ["load a", "load a"]
 
 
+def test_one_may_be_forgiven_and_others_not(make_cache: MakeCache) -> None:
+    loader, cache = make_cache({"a": 10, "b": 10})
+    for key in ("a", "b"):
+        loader.load_errors[key] = LoadFailed(f"no model in {key}")
+        with pytest.raises(LoadFailed):
+            use(cache, key)
+    loader.load_errors.clear()
+    cache.forgive(lambda key: key == "a")
+    use(cache, "a")
+    with pytest.raises(LoadFailed, match="no model in b"):
+        use(cache, "b")
+    assert loader.events == ["load a", "load b", "load a"]
+
+
 def test_the_last_failure_is_told_until_a_load_succeeds(make_cache: MakeCache, clock: Clock) -> None:
     loader, cache = make_cache({"a": 10, "b": 10})
     error = loader.load_errors["a"] = LoadFailed("no model in a")
@@ -411,6 +425,21 @@ def test_what_is_kept_retires_all_the_same(make_cache: MakeCache) -> None:
     use(cache, "a")
     cache.retire("a")
     assert loader.events == ["load a", "close a"]
+
+
+def test_what_is_kept_does_not_retire_where_that_counts(make_cache: MakeCache) -> None:
+    kept = {"a"}
+    loader, cache = make_cache({"a": 40, "b": 40}, is_kept=lambda thing: thing.key in kept)
+    for key in ("a", "b"):
+        use(cache, key)
+    assert cache.retire("a", unless_kept=True)
+    assert not cache.retire("b", unless_kept=True)
+    # It is not there.
+    assert not cache.retire("b", unless_kept=True)
+    assert loader.present == ["a"]
+    kept.clear()
+    assert not cache.retire("a", unless_kept=True)
+    assert loader.present == []
 
 
 def test_no_more_is_evicted_than_has_to_be(make_cache: MakeCache) -> None:

@@ -7,7 +7,7 @@ wants exactly would come out approximately.
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,18 @@ def doubler(element_type: str = "f32", shape: Any = (DYNAMIC, 2)) -> Any:
     """``y = x + x``, or ``not x`` for booleans."""
     x = _input("x", element_type, shape)
     return _model([x], y=ops.logical_not(x) if element_type == "boolean" else ops.add(x, x))
+
+
+def of_one(operation: Callable[[Any], Any], element_type: str = "f32", shape: Any = (DYNAMIC, 2)) -> Any:
+    """``y = operation(x)``."""
+    x = _input("x", element_type, shape)
+    return _model([x], y=operation(x))
+
+
+def identity(element_type: str) -> Any:
+    """``x``, as it came in: even the 64 bits of which the CPU would compute with 32."""
+    x = _input("x", element_type, (DYNAMIC, 2))
+    return openvino().Model([ops.result(x)], [x], "identity")
 
 
 def crossing() -> Any:

@@ -38,20 +38,21 @@ DATA_TYPES = {
 }
 
 
-def _compile() -> DescriptorPool:
+def compile_schema(schema: Path) -> DescriptorPool:
+    """A pool of its own with the messages of a schema."""
     pool = DescriptorPool()
     for module in (any_pb2, wrappers_pb2):
         pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "oracle.binpb"
-        includes = [f"-I{SCHEMA.parent}", f"-I{files('grpc_tools') / '_proto'}"]
-        assert protoc.main(["protoc", *includes, f"--descriptor_set_out={out}", SCHEMA.name]) == 0
+        includes = [f"-I{schema.parent}", f"-I{files('grpc_tools') / '_proto'}"]
+        assert protoc.main(["protoc", *includes, f"--descriptor_set_out={out}", schema.name]) == 0
         for file in FileDescriptorSet.FromString(out.read_bytes()).file:
             pool.AddSerializedFile(file.SerializeToString())
     return pool
 
 
-_POOL = _compile()
+_POOL = compile_schema(SCHEMA)
 
 
 def message(name: str) -> Any:

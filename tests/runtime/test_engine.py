@@ -26,13 +26,13 @@ from model_cache.disk import DiskCache
 from model_cache.errors import LoadFailed
 from runtime.engine import OpenVinoLoader
 from runtime.errors import DeadlineExceeded, InferenceFailed, InvalidRequest, Overloaded, SignatureNotFound
-from runtime.memory import resident, trim
 from runtime.openvino_core import openvino
 from runtime.openvino_servable import OpenVinoServable
 from runtime.signature import DEFAULT_SIGNATURE, TensorSpec
+from tests.alone import alone
 from tests.conftest import DIGITS
 from tests.fakes import until
-from tests.runtime import models
+from tests.runtime import measured, models
 
 MAGIKA = Path(magika.__file__).parent / "models" / "standard_v3_3"
 THREADS = 8
@@ -530,23 +530,14 @@ def test_the_first_estimate_is_no_less_than_what_the_servable_says(tmp_path: Pat
     assert estimate >= servable.size >= (directory / "model.bin").stat().st_size
 
 
-def test_a_servables_size_is_its_files_and_what_the_process_has_grown_by(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
+def test_a_servables_size_is_its_files_and_what_the_process_has_grown_by(tmp_path: Path) -> None:
     models.save(models.weighty(2048), tmp_path)
-    version = models.version_at(tmp_path)
-    loader = models.loader(models.files_at(tmp_path))
-    before = own_memory()
-    servable = models.load_by(loader, version)
-    grown = own_memory() - before
+    load = alone(measured.a_load, tmp_path)
     # The weights, laid out anew.
-    assert grown == pytest.approx(16 * MIB, abs=4 * MIB)
-    assert servable.size == pytest.approx(version.size + grown, abs=4 * MIB)
-    predict(servable, x=np.ones((1, 2048), np.float32))
-    servable.close()
-    assert before == pytest.approx(own_memory(), abs=6 * MIB)
-    assert "model/1 has given back 1" in caplog.text
+    assert load.grown == pytest.approx(16 * MIB, abs=4 * MIB)
+    assert load.size == pytest.approx(load.files + load.grown, abs=4 * MIB)
+    assert load.left == pytest.approx(0, abs=6 * MIB)
+    assert any("model/1 has given back 1" in line for line in load.log)
 
 
 def test_the_estimate_of_what_has_been_measured_is_that(tmp_path: Path) -> None:
@@ -571,15 +562,6 @@ def test_a_load_beside_another_is_as_large_as_was_estimated(tmp_path: Path) -> N
         servable = models.load_by(loader, version)
     servable.close()
     assert servable.size == loader.estimate(version)
-
-
-def own_memory() -> int:
-    # What a test before this one has left in cycles would be given back while this one measures.
-    gc.collect()
-    trim()
-    found = resident()
-    assert found is not None
-    return found.own
 
 
 def features(content: bytes) -> NDArray[np.int32]:

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
-
-import numpy as np
 import psutil
 import pytest
 
-from runtime.memory import Meter, Resident, resident, trim
+from runtime.memory import Meter
+from tests.alone import alone
+from tests.runtime import measured
+from tests.runtime.measured import MIB, now
 
-MIB = 1 << 20
 SLACK = 4 * MIB
-"""What else may come and go in this process meanwhile."""
-
-
-def now() -> Resident:
-    found = resident()
-    assert found is not None
-    return found
+"""What else may come and go in a process meanwhile."""
 
 
 def test_what_the_process_has_is_what_others_say_it_has() -> None:
@@ -28,43 +21,21 @@ def test_what_the_process_has_is_what_others_say_it_has() -> None:
 
 
 def test_memory_that_is_written_to_is_the_processs_own() -> None:
-    before = now()
-    array = np.ones(32 * MIB, np.uint8)
-    after = now()
-    assert after.own - before.own == pytest.approx(array.nbytes, abs=SLACK)
-    assert after.total - before.total == pytest.approx(array.nbytes, abs=SLACK)
+    before, after = alone(measured.an_array, 32 * MIB)
+    assert after.own - before.own == pytest.approx(32 * MIB, abs=SLACK)
+    assert after.total - before.total == pytest.approx(32 * MIB, abs=SLACK)
 
 
 def test_trimming_gives_back_what_was_freed_below_what_is_still_used() -> None:
-    libc = ctypes.CDLL(None)
-    libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
-    # Of a size that glibc takes from its heap, which it shortens by itself only at the end.
-    size = 64 << 10
-    blocks = [libc.malloc(size) for _ in range(512)]
-    for block in blocks:
-        ctypes.memset(block, 1, size)
-    for block in blocks[:-1]:
-        libc.free(block)
-    before = now().own
-    trim()
-    assert before - now().own > 16 * MIB
-    libc.free(blocks[-1])
+    assert alone(measured.trimming) > 16 * MIB
 
 
 def test_a_change_is_measured_in_both_directions() -> None:
-    meter = Meter()
-    with meter.change() as change:
-        array = np.ones(32 * MIB, np.uint8)
-    assert change.growth == pytest.approx(array.nbytes, abs=SLACK)
-    with meter.change() as change:
-        del array
-    assert change.growth == pytest.approx(-32 * MIB, abs=SLACK)
-
-
-def test_what_is_gone_by_the_end_is_not_measured() -> None:
-    with Meter().change() as change:
-        np.ones(32 * MIB, np.uint8)
-    assert change.growth == pytest.approx(0, abs=SLACK)
+    coming, going, both = alone(measured.changes, 32 * MIB)
+    assert coming == pytest.approx(32 * MIB, abs=SLACK)
+    assert going == pytest.approx(-32 * MIB, abs=SLACK)
+    # What is gone by the end is not measured.
+    assert both == pytest.approx(0, abs=SLACK)
 
 
 def test_of_changes_at_the_same_time_none_is_measured() -> None:

@@ -25,7 +25,9 @@ from schemathesis.specs.openapi.checks import (
 from handlers.http_server import HttpServer
 from runtime import urls
 from runtime.metrics import Metrics
+from runtime.open_inference import urls as open_inference
 from runtime.openapi import document
+from runtime.openapi_parts import Schema
 from tests.runtime.servables import NAME, stage
 
 CHECKS = [
@@ -36,6 +38,23 @@ CHECKS = [
     response_schema_conformance,
 ]
 OPERATIONS = [(path, method) for path, methods in document()["paths"].items() for method in methods]
+# By what a path is parsed to, and whether it is about a model.
+V2_OPERATIONS = {
+    ("server", False): "server",
+    ("stats", False): "allStats",
+    ("stats", True): "stats",
+    ("metadata", True): "model",
+    ("ready", True): "ready",
+    ("infer", True): "infer",
+    ("index", False): "repositoryIndex",
+    ("load", True): "loadModel",
+    ("unload", True): "unloadModel",
+}
+V2_EXAMPLES = [
+    (path, methods["post"]["requestBody"]["content"]["application/json"]["examples"])
+    for path, methods in document()["paths"].items()
+    if path.startswith("/v2") and "post" in methods and "{version}" not in path
+]
 
 
 @pytest.fixture
@@ -57,14 +76,16 @@ def url() -> Iterator[str]:
 def test_answers_are_what_the_document_says(url: str) -> None:
     schema: BaseSchema = schemathesis.openapi.from_url(f"{url}/openapi.json")
     for path, method in OPERATIONS:
-        send_what_it_allows(schema[path][method.upper()])
+        # What has no body, and what is only another version, has less in it.
+        few = path.startswith("/v2") and (method == "get" or "{version}" in path)
+        send_what_it_allows(schema[path][method.upper()], 4 if few else 15)
 
 
-def send_what_it_allows(operation: APIOperation[Any, Any, Any, Any]) -> None:
+def send_what_it_allows(operation: APIOperation[Any, Any, Any, Any], examples: int) -> None:
     # No shrinking: what fails is small enough.
     @seed(4)
     @settings(
-        max_examples=15,
+        max_examples=examples,
         deadline=None,
         database=None,
         phases=[Phase.explicit, Phase.generate],
@@ -84,11 +105,32 @@ def send_what_it_allows(operation: APIOperation[Any, Any, Any, Any]) -> None:
 
 def test_every_example_has_the_form_of_a_request(url: str) -> None:
     for path, methods in document()["paths"].items():
-        if "{version}" in path or "{label}" in path or "requestBody" not in methods.get("post", ()):
+        if (
+            path.startswith("/v2")
+            or "{version}" in path
+            or "{label}" in path
+            or "requestBody" not in methods.get("post", ())
+        ):
             continue
         for example in methods["post"]["requestBody"]["content"]["application/json"]["examples"].values():
             # There is no such model, which is looked for after the body has been found sound.
             assert asked(url, "POST", path.format(name="other"), example["value"])[0] == 404
+
+
+@pytest.mark.parametrize(("path", "examples"), V2_EXAMPLES)
+def test_every_example_of_the_open_inference_protocols_is_answered(url: str, path: str, examples: Schema) -> None:
+    for example in examples.values():
+        status, body = asked(url, "POST", path.format(name=NAME), example["value"])
+        assert status == 200, body
+
+
+def test_every_path_of_the_open_inference_protocols_is_one_that_is_parsed() -> None:
+    of_version = {0: "", 1: "ByVersion"}
+    for path, method in OPERATIONS:
+        if path.startswith("/v2") and path.encode() not in urls.HEALTH:
+            target = open_inference.parse(method.upper(), path.format(name="m", version=1).encode())
+            name = document()["paths"][path][method]["operationId"].removeprefix("v2.")
+            assert name == f"{V2_OPERATIONS[target.verb, bool(target.name)]}{of_version[target.version or 0]}"
 
 
 def test_every_path_of_tensorflow_servings_is_one_that_is_parsed() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import queue
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from runtime.pool import Pool, SharedLock
+from runtime.pool import Pool, SharedLock, receive
 from tests.fakes import PATIENCE, until
 
 
@@ -54,6 +55,20 @@ def test_whoever_has_waited_longest_comes_first() -> None:
     pool.give_back(thing)
     for thread in threads:
         thread.join()
+
+
+def test_a_wait_that_is_hardly_one_comes_to_its_end() -> None:
+    """One of some thousand would not, by Python's own `get` on a machine that has more to do."""
+    for _ in range(5_000):
+        with pytest.raises(queue.Empty):
+            receive(queue.SimpleQueue[int](), 1e-6)
+
+
+def test_what_has_come_is_received_without_a_wait() -> None:
+    inbox: queue.SimpleQueue[int] = queue.SimpleQueue()
+    inbox.put(1)
+    inbox.put(2)
+    assert [receive(inbox, 0), receive(inbox)] == [1, 2]
 
 
 def test_a_thing_is_never_lost_between_giving_back_and_giving_up() -> None:

@@ -491,7 +491,8 @@ def test_a_large_answer_is_compressed_for_who_asks_for_it() -> None:
 CORS = {
     "access-control-allow-origin": "*",
     "access-control-allow-methods": "POST, GET",
-    "access-control-allow-headers": "Content-Type",
+    "access-control-allow-headers": "Content-Type, Inference-Header-Content-Length",
+    "access-control-expose-headers": "Inference-Header-Content-Length",
 }
 
 
@@ -532,7 +533,7 @@ def test_models_without_a_name_is_400(app: App) -> None:
     assert (reply.status, reply.error) == (400, "Missing model name in request.")
 
 
-@pytest.mark.parametrize("path", ["/", "/v2", "/v10/models/a", "/favicon.ico", "/V3", "//v1/models", "/\udcff"])
+@pytest.mark.parametrize("path", ["/", "/V2", "/v20", "/v10/models/a", "/favicon.ico", "/V3", "//v1/models", "/\udcff"])
 def test_anything_else_is_404(app: App, path: str) -> None:
     reply = call(app, "GET", path)
     assert reply.status == 404
@@ -732,7 +733,8 @@ def test_outputs_that_have_not_a_row_for_each_row_are_400_in_rows_only() -> None
     ],
 )
 def test_health_is_asked_for_and_loads_nothing(s: Stage, path: str, is_ready: bool, status: int) -> None:
-    assert call(app_of(s, is_ready=lambda: is_ready), "GET", path).status == status
+    reply = call(app_of(s, is_ready=lambda: is_ready), "GET", path)
+    assert (reply.status, reply.body) == (status, {path.rpartition("/")[2]: status == 200})
     assert s.loader.loads == []
 
 

@@ -21,7 +21,7 @@ from model_cache.cache import ModelCache
 from model_cache.errors import CacheFull, LoadFailed, LoadPending, ModelTooLarge, StorageUnavailable
 from model_cache.local import LocalStorage
 from model_cache.repository import ModelRepository, ModelVersion
-from runtime import servicers
+from runtime import rpc, servicers
 from runtime.codecs import schema
 from runtime.errors import (
     DeadlineExceeded,
@@ -732,7 +732,7 @@ def test_an_answer_that_no_message_can_be_is_refused() -> None:
     with pytest.raises(
         PayloadTooLarge, match=r"^the answer cannot be written: Failed to serialize proto; want 2147483"
     ):
-        servicers.serialize(Unwritable())
+        rpc.serialize(Unwritable())
 
 
 @pytest.mark.parametrize("method", ["PredictionService/Predict", "ModelService/GetModelStatus"])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.errors import InvalidRequest
-from runtime.urls import Target, parse, path_of
+from runtime.urls import Target, model_of, parse, path_of
 
 INT64_MAX = (1 << 63) - 1
 
@@ -181,3 +181,20 @@ def said(call: Callable[[], Target]) -> Target | str:
 def test_no_path_does_harm(method: str, path: bytes) -> None:
     answer = said(lambda: parse(method, path))
     str(answer).encode()
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/v1/models/a%2Fb:predict", "a/b"),
+        ("/V1/Models/a/versions/1", "a"),
+        ("/v2/models/a%2Fb:c/versions/1/infer", "a/b:c"),
+        ("/v2/models/a", "a"),
+        ("/v1/config", ""),
+        ("/v2", ""),
+        ("/V2/models/a", ""),
+        ("/v1/models/", ""),
+    ],
+)
+def test_the_model_that_a_path_is_about(path: str, name: str) -> None:
+    assert model_of(path.encode()) == name

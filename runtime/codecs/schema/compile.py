@@ -1,4 +1,4 @@
-"""Compile the schema beside this file; needs grpcio-tools. Run as ``python -m runtime.codecs.schema.compile``."""
+"""Compile the schemas beside this file; needs grpcio-tools. Run as ``python -m runtime.codecs.schema.compile``."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ import tempfile
 from importlib.resources import files
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("tensorflow_serving.proto")
+SOURCES = tuple(Path(__file__).with_name(f"{name}.proto") for name in ("tensorflow_serving", "open_inference"))
 
 
-def compile_schema() -> bytes:
-    """Return the schema's serialized FileDescriptorProto."""
+def compile_schema(source: Path) -> bytes:
+    """Return a schema's serialized FileDescriptorProto."""
     from google.protobuf.descriptor_pb2 import FileDescriptorSet
     from grpc_tools import protoc
 
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "set.binpb"
-        includes = [f"-I{SOURCE.parent}", f"-I{files('grpc_tools') / '_proto'}"]
-        if protoc.main(["protoc", *includes, f"--descriptor_set_out={out}", SOURCE.name]):
-            raise SystemExit(f"protoc cannot compile {SOURCE}")
+        includes = [f"-I{source.parent}", f"-I{files('grpc_tools') / '_proto'}"]
+        if protoc.main(["protoc", *includes, f"--descriptor_set_out={out}", source.name]):
+            raise SystemExit(f"protoc cannot compile {source}")
         (compiled,) = FileDescriptorSet.FromString(out.read_bytes()).file
         return compiled.SerializeToString(deterministic=True)
 
 
 if __name__ == "__main__":
-    target = SOURCE.with_suffix(".binpb")
-    target.write_bytes(compile_schema())
-    sys.stdout.write(f"wrote {target.name}, {target.stat().st_size} bytes\n")
+    for source in SOURCES:
+        target = source.with_suffix(".binpb")
+        target.write_bytes(compile_schema(source))
+        sys.stdout.write(f"wrote {target.name}, {target.stat().st_size} bytes\n")

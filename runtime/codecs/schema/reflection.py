@@ -1,15 +1,15 @@
-"""The schema as it is on the wire, for tools that build messages from what gRPC's reflection tells them.
+"""The schemas as they are on the wire, for tools that build messages from what gRPC's reflection tells them.
 
-The schema that messages are read with calls packed numbers bytes, which those tools would believe.
+The one that TensorFlow Serving's messages are read with calls packed numbers bytes, which those tools would believe.
 """
 
 from __future__ import annotations
 
-from google.protobuf import any_pb2, wrappers_pb2
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 
 from runtime.codecs import schema
+from runtime.codecs.schema import open_inference
 
 _OURS = "UnpackedTensorProto"
 """A message that is in no TensorFlow."""
@@ -27,7 +27,7 @@ _WIRE_TYPES = {
 
 
 def wire_file() -> FileDescriptorProto:
-    """Return the schema's file with every field's real type."""
+    """Return the file of TensorFlow Serving's messages with every field's real type."""
     file = FileDescriptorProto.FromString(schema.COMPILED.read_bytes())
     messages = {message.name: message for message in file.message_type}
     file.message_type.remove(messages[_OURS])
@@ -37,9 +37,6 @@ def wire_file() -> FileDescriptorProto:
 
 
 def wire_pool() -> DescriptorPool:
-    """Return a pool of its own with that file and what it imports."""
-    pool = DescriptorPool()
-    for module in (any_pb2, wrappers_pb2):
-        pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
-    pool.AddSerializedFile(wire_file().SerializeToString())
-    return pool
+    """Return a pool of its own with that file, the Open Inference Protocol's, and what they import."""
+    files = (*schema.IMPORTED, wire_file().SerializeToString(), open_inference.COMPILED.read_bytes())
+    return schema.pool_of(files)

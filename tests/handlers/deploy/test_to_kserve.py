@@ -59,7 +59,8 @@ def test_each_model_has_its_own_options_and_all_have_the_settings() -> None:
 def test_it_speaks_what_is_wanted(grpc: bool) -> None:
     found = files(grpc=grpc)
     speech = found["model-digits.yaml"]["spec"]["predictor"]["model"]["protocolVersion"]
-    assert [speech] == found["runtime.yaml"]["spec"]["protocolVersions"] == ["grpc-v1" if grpc else "v1"]
+    assert speech == ("grpc-v1" if grpc else "v1")
+    assert found["runtime.yaml"]["spec"]["protocolVersions"] == (["grpc-v1", "grpc-v2"] if grpc else ["v1", "v2"])
     said = flags(kserve_container(found["runtime.yaml"], found["model-digits.yaml"])["args"])
     assert said["rest_port"] == ("0" if grpc else "8080")
 

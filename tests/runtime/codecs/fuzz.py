@@ -17,6 +17,8 @@ from pathlib import Path
 
 from tests.runtime.codecs import test_json_hostile as bodies
 from tests.runtime.codecs import test_tensor_proto_hostile as messages
+from tests.runtime.codecs.open_inference import test_infer_json_hostile as requests
+from tests.runtime.codecs.open_inference import test_messages_hostile as calls
 
 CORPUS = Path(__file__).with_name("corpus")
 _TELL_EVERY = 10.0
@@ -28,7 +30,12 @@ def check_body(body: bytes) -> None:
     bodies.survive_as_examples(body)
 
 
-TARGETS: dict[str, Callable[[bytes], None]] = {"json": check_body, "tensor_proto": messages.check}
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "json": check_body,
+    "tensor_proto": messages.check,
+    "infer_json": requests.check,
+    "infer_request": calls.check,
+}
 
 
 def change(seeds: list[bytes], dice: random.Random) -> bytes:
@@ -44,7 +51,7 @@ def change(seeds: list[bytes], dice: random.Random) -> bytes:
                 dice.randbytes(size),
                 other[start : start + dice.choice((1, 4, 16, 64))],
                 bytes(data[at : at + size]) * dice.randint(2, 40),
-                dice.choice(bodies.PIECES),
+                dice.choice(bodies.PIECES + requests.PIECES),
             )
         )
     return bytes(data)

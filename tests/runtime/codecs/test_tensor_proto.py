@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from runtime.codecs import schema, tensor_proto
-from runtime.codecs.schema.compile import compile_schema
+from runtime.codecs.schema.compile import SOURCES, compile_schema
 from runtime.errors import InvalidRequest
 from runtime.signature import Dtype
 from tests.runtime import oracle
@@ -490,8 +491,9 @@ def test_a_number_that_is_no_dtype_is_refused(number: int) -> None:
         tensor_proto.decode("x", schema.TensorProto(dtype=number))
 
 
-def test_the_compiled_schema_is_what_its_source_gives() -> None:
-    assert schema.COMPILED.read_bytes() == compile_schema()
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: str(source.stem))
+def test_the_compiled_schemas_are_what_their_sources_give(source: Path) -> None:
+    assert source.with_suffix(".binpb").read_bytes() == compile_schema(source)
 
 
 def test_the_messages_are_in_no_pool_that_tensorflow_could_meet() -> None:

@@ -1,0 +1,105 @@
+"""What is told of the server and its models over REST, as JSON.
+
+https://github.com/kserve/open-inference-protocol, "Server Metadata" and "Model Metadata", and Triton's
+extension_model_repository.md and extension_statistics.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any
+
+import orjson
+
+from runtime.codecs.open_inference.datatypes import datatype_of
+from runtime.codecs.open_inference.reports import Duration, IndexRow, ModelStatistics
+from runtime.signature import DYNAMIC, Signature, TensorSpec
+
+SERVER = "decant"
+PLATFORM = "openvino"
+EXTENSIONS = ("binary_tensor_data", "classification", "model_repository", "parameters", "sequence", "statistics")
+_DURATIONS = (
+    "success",
+    "fail",
+    "queue",
+    "compute_input",
+    "compute_infer",
+    "compute_output",
+    "cache_hit",
+    "cache_miss",
+)
+
+
+@cache
+def server_metadata() -> bytes:
+    return orjson.dumps({"name": SERVER, "version": server_version(), "extensions": EXTENSIONS})
+
+
+@cache
+def server_version() -> str:
+    # It takes a while to import, and few ask.
+    from importlib.metadata import version
+
+    return version("decant")
+
+
+def model_metadata(name: str, versions: Iterable[int | str], signature: Signature) -> bytes:
+    """Write a model's inputs and outputs, and which of its versions would be answered."""
+    return orjson.dumps(
+        {
+            "name": name,
+            "versions": [str(number) for number in versions],
+            "platform": PLATFORM,
+            "inputs": _tensors(signature.inputs),
+            "outputs": _tensors(signature.outputs),
+        }
+    )
+
+
+def shape_of(spec: TensorSpec) -> tuple[int, ...]:
+    """Return the shape as the protocol tells it, -1 where any size will do.
+
+    It has no form for an open rank, and Triton no such models; an empty shape would be that of a scalar. So it is told
+    to be a vector of any size, which such a tensor may be.
+    """
+    return (DYNAMIC,) if spec.told_shape is None else spec.told_shape
+
+
+def index(rows: Iterable[IndexRow]) -> bytes:
+    return orjson.dumps([_row(row) for row in rows])
+
+
+def statistics(rows: Iterable[ModelStatistics]) -> bytes:
+    return orjson.dumps({"model_stats": [_statistics(row) for row in rows]})
+
+
+def _tensors(specs: Mapping[str, TensorSpec]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "datatype": datatype_of(spec.dtype), "shape": shape_of(spec)} for name, spec in specs.items()
+    ]
+
+
+def _row(row: IndexRow) -> dict[str, str]:
+    value = row._asdict()
+    if not row.version:
+        # As in Triton's; no version has an empty name.
+        del value["version"]
+    return value
+
+
+def _statistics(row: ModelStatistics) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "version": row.version,
+        "last_inference": row.last_inference,
+        "inference_count": row.inference_count,
+        "execution_count": row.execution_count,
+        "inference_stats": {name: _duration(getattr(row, name)) for name in _DURATIONS},
+        # How large the batches are that the engine gets is not counted.
+        "batch_stats": [],
+    }
+
+
+def _duration(duration: Duration) -> dict[str, int]:
+    return {"count": duration.times, "ns": duration.ns}

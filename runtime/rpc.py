@@ -200,7 +200,7 @@ class Streams:
         """
         # Each answer is in a list from which it is taken, as gRPC holds on to what it was given until there is another.
         behavior = _Behavior(self, attempt, self._pool)
-        return grpc.stream_stream_rpc_method_handler(behavior, response_serializer=lambda a: a[0])
+        return grpc.stream_stream_rpc_method_handler(behavior, response_serializer=list.pop)
 
     def drain(self) -> None:
         """Open no more, and end those that are: now if they wait for their client, or else behind their answer."""

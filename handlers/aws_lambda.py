@@ -14,6 +14,8 @@ _settings = read_settings(
         "cache_dir": "/tmp/decant",
         # It is this environment's alone, and goes with it: no later process would find what is kept there.
         "keep_compiled": False,
+        # Whoever asks reaches one environment of many, which nobody chooses.
+        "model_control": False,
         # Where a request waits for the model, an inference to warm up with would only come before its own.
         "enable_signature_warmup": _kind in EAGER,
     },

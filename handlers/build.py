@@ -85,6 +85,7 @@ def build_server(settings: Settings, configuration: Configuration | None = None,
         rejected=rejected,
         load_timeout=settings.load_timeout,
         metrics=metrics,
+        is_controlled=settings.model_control,
     )
 
 

@@ -9,8 +9,10 @@ import argparse
 import errno
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,6 +26,8 @@ from runtime.errors import InferenceError
 
 FAILED = 1
 _PATIENCE = 24 * 3600.0
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+"""What terminals obey. In JSON most of them are in no text, and all may be written by their numbers."""
 _STORAGE_OPTIONS = ("s3_endpoint", "storage_client", "storage_anonymous")
 _FETCH_OPTIONS = ("cache_dir", *_STORAGE_OPTIONS, "log_level")
 _ONE_SHOT_OPTIONS = (*_FETCH_OPTIONS, *OF_MODEL)
@@ -270,18 +274,31 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from handlers.remote import ask, remote_of
+    from handlers.remote import Protocol, ask, is_of_v2, remote_of
 
+    protocol: Protocol
     remote = remote_of(options.model, options.protocol, options.transport)
     if remote is None:
         from handlers.one_shot import predict
 
-        settings = _one_shot_settings(options)
-        answer = predict(settings, options.version, _read(options.request), options.protocol or "tfs")
+        protocol = options.protocol or "tfs"
+        answer_to = partial(predict, _one_shot_settings(options), options.version, protocol=protocol)
     else:
-        answer = ask(remote, options.version, _read(options.request))
+        for name in _ONE_SHOT_OPTIONS:
+            if name != "log_level" and getattr(options, name) is not None:
+                raise SettingsError(f"{name} is given, and the model is a server's, which has its own")
+        protocol = remote.protocol
+        answer_to = partial(ask, remote, options.version)
+    request = _read(options.request)
+    try:
+        answer = answer_to(request)
+    except InferenceError as exc:
+        if protocol == "tfs" and is_of_v2(request):
+            hint = "the request is one of v2; want --protocol v2, or the URL of /v2/models/NAME"
+            raise InferenceError(f"{exc}; {hint}") from exc
+        raise
     # Of whom we ask nobody says that he answers text.
-    _say(answer.decode(errors="replace"))
+    _say(_CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", answer.decode(errors="replace")))
     return 0
 
 

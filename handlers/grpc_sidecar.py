@@ -8,21 +8,22 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2
 
 from handlers.ports import hold
 from model_cache.locks import locked
-from runtime.rpc import MAX_MESSAGE, RESERVE, Streams
+from runtime.rpc import MAX_MESSAGE, RESERVE, Waits
 from runtime.server import ModelServer
 from runtime.servicers import SERVICES, Reload, service_handlers
+from runtime.streams import Streams
 
 if TYPE_CHECKING:
     from handlers.tls import Tls
@@ -48,6 +49,7 @@ class GrpcServer:
         max_threads: in which calls are answered; 0 for as many as there may be calls. Health checks wait for one, too.
             Streams have as many of their own, and no more of them are open.
         channel_arguments: gRPC's, before ours.
+        waits: what ends calls that wait for their clients for too long; None for the usual.
         reload, tensor_content_from, max_requests: as `service_handlers`.
     """
 
@@ -68,6 +70,7 @@ class GrpcServer:
         workers: int = 1,
         max_threads: int = 0,
         channel_arguments: Mapping[str, int | str] = MappingProxyType({}),
+        waits: Waits | None = None,
     ) -> None:
         self._address = address
         self._port = port
@@ -80,9 +83,10 @@ class GrpcServer:
         self._health = health.HealthServicer()
         self._ready = threading.Event()
         # As many as there may be calls, and some that answer health checks and refusals meanwhile.
-        threads = max_in_flight + RESERVE
-        self._threads = ThreadPoolExecutor(min(max_threads or threads, threads), thread_name_prefix="grpc")
-        self._streams = Streams(min(max_threads or max_in_flight, max_in_flight))
+        threads = min(max_threads or sys.maxsize, max_in_flight + RESERVE)
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="grpc")
+        self._waits = Waits(threads) if waits is None else waits
+        self._streams = Streams(min(max_threads or max_in_flight, max_in_flight), self._waits)
         options = {
             "grpc.max_receive_message_length": MAX_MESSAGE,
             "grpc.max_send_message_length": MAX_MESSAGE,
@@ -100,6 +104,7 @@ class GrpcServer:
                 tensor_content_from=tensor_content_from,
                 is_ready=self._ready.is_set,
                 streams=self._streams,
+                waits=self._waits,
             )
         )
         most = 2 * max_in_flight + RESERVE + self._streams.threads
@@ -108,8 +113,7 @@ class GrpcServer:
             for _ in range(workers)
         ]
         for one in self._servers:
-            one.add_generic_rpc_handlers(handlers)
-            health_pb2_grpc.add_HealthServicer_to_server(self._health, one)
+            one.add_generic_rpc_handlers((*handlers, _health_handler(self._health, self._waits)))
         self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
         if has_reflection:
             self._add_reflection()
@@ -130,6 +134,7 @@ class GrpcServer:
             _listen_on_socket(self._servers[0], self._socket_path)
         for one in self._servers:
             one.start()
+        self._waits.start()
 
     def set_ready(self) -> None:
         self._ready.set()
@@ -145,6 +150,7 @@ class GrpcServer:
         have_stopped = [event.wait(max(0.0, deadline - time.monotonic())) for event in stopped]
         self._threads.shutdown(wait=False)
         self._streams.close()
+        self._waits.close()
         if self._held is not None:
             self._held.close()
         return all(have_stopped)
@@ -166,6 +172,41 @@ class GrpcServer:
         # "" is the server as a whole; TensorFlow Serving's health service knows the short names.
         for service in ("", *SERVICES, *(name.rpartition(".")[2] for name in SERVICES)):
             self._health.set(service, status)
+
+
+def _health_handler(servicer: health.HealthServicer, waits: Waits) -> grpc.GenericRpcHandler:
+    """Return what `grpc_health` would add to a server, of several messages: see `Waits.message`."""
+
+    def answering(method: Callable[[Any, grpc.ServicerContext], Any]) -> Callable[..., Any]:
+        return lambda requests, context: method(waits.message(requests, context), context)
+
+    check, listed = health_pb2.HealthCheckRequest, health_pb2.HealthListRequest
+    status = health_pb2.HealthCheckResponse.SerializeToString
+    handlers = {
+        "Check": grpc.stream_unary_rpc_method_handler(answering(servicer.Check), check.FromString, status),
+        "List": grpc.stream_unary_rpc_method_handler(
+            answering(servicer.List), listed.FromString, health_pb2.HealthListResponse.SerializeToString
+        ),
+        "Watch": grpc.stream_stream_rpc_method_handler(_Watch(servicer, waits), check.FromString, status),
+    }
+    return grpc.method_handlers_generic_handler(health.SERVICE_NAME, handlers)
+
+
+class _Watch:
+    experimental_non_blocking = True
+    """gRPC's name for what sends answers by a callback, and has no thread of its own meanwhile."""
+
+    def __init__(self, servicer: health.HealthServicer, waits: Waits) -> None:
+        self._servicer = servicer
+        self._waits = waits
+
+    def __call__(
+        self,
+        requests: Iterator[health_pb2.HealthCheckRequest],
+        context: grpc.ServicerContext,
+        send: Callable[[Any], None],
+    ) -> None:
+        self._servicer.Watch(self._waits.message(requests, context), context, send)
 
 
 def _listen(server: grpc.Server, target: str, credentials: grpc.ServerCredentials | None = None) -> None:

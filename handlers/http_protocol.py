@@ -15,7 +15,7 @@ import logging
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from math import inf
@@ -143,8 +143,8 @@ class _Request:
     """One request, from when its head has come."""
 
     __slots__ = (
-        "_blanks",
         "_chunks",
+        "_gap",
         "_tail",
         "call",
         "headers",
@@ -172,8 +172,8 @@ class _Request:
         self._chunks: list[bytes | bytearray] = []
         # Small ones are put together as they come: as objects of their own they would take many times their bytes.
         self._tail = bytearray()
-        # How many of them are put before the body.
-        self._blanks = 0
+        # Where blanks are put into the body, and how many.
+        self._gap = (0, 0)
         self.size = 0
         """Bytes of its body that have come."""
         self.is_begun = False
@@ -192,21 +192,22 @@ class _Request:
     def align_tensors(self) -> None:
         """Have the tensors behind the JSON of a large body begin at an address where the engine can read them.
 
-        JSON may begin with blanks, which move them for nothing: a body is put together from its pieces in any case.
+        JSON may end with blanks, which move them for nothing: a body is put together from its pieces in any case. What
+        is before them stays where it was, as errors tell of places in the JSON.
         """
         declared, length = self.headers[_JSON_SIZE], self.headers.get("content-length", "")
         if not declared.isdecimal() or not length.isdecimal() or max(len(declared), len(length)) > _MAX_DIGITS:
             return
         size = int(declared)
-        if 0 < size <= int(length) >= _ALIGNED_FROM and "content-encoding" not in self.headers:
-            self._blanks = -size % _ALIGNMENT
-            self.headers[_JSON_SIZE] = str(size + self._blanks)
+        if 0 < size < int(length) >= _ALIGNED_FROM and "content-encoding" not in self.headers:
+            self._gap = size, -size % _ALIGNMENT
+            self.headers[_JSON_SIZE] = str(sum(self._gap))
 
     def take_body(self) -> bytes:
         """Return all that was kept, and keep nothing any more."""
-        if self._blanks:
-            self._chunks.insert(0, b" " * self._blanks)
-        body = b"".join([*self._chunks, self._tail] if self._tail else self._chunks)
+        pieces = [*self._chunks, self._tail] if self._tail else self._chunks
+        at, blanks = self._gap
+        body = b"".join(_widened(pieces, at, b" " * blanks) if blanks else pieces)
         self.drop_body()
         return body
 
@@ -488,7 +489,7 @@ class Connection(asyncio.Protocol):
             request.keeps_alive = False
             return Answer(501, _TEXT, b"Transfer-Encoding is not chunked alone")
         if urls.is_contract(path):
-            if _JSON_SIZE in request.headers:
+            if _JSON_SIZE in request.headers and not urls.is_tfserving(path):
                 request.align_tensors()
             call = self._front.contract.begin(request.method, path, request.headers)
             if isinstance(call, Answer):
@@ -682,6 +683,18 @@ class Connection(asyncio.Protocol):
 def _close(call: Call | None) -> None:
     if call is not None:
         call.close()
+
+
+def _widened(pieces: Sequence[bytes | bytearray], at: int, gap: bytes) -> Iterator[bytes | bytearray | memoryview]:
+    """Put ``gap`` between the first ``at`` bytes of the pieces and the rest."""
+    for piece in pieces:
+        if 0 < at <= len(piece):
+            yield memoryview(piece)[:at]
+            yield gap
+            yield memoryview(piece)[at:]
+        else:
+            yield piece
+        at -= len(piece)
 
 
 def _without_upgrade(name: bytes, value: bytes) -> bytes:

@@ -5,8 +5,9 @@ What goes over gRPC is in `remote_grpc`, which needs packages that may not be th
 
 from __future__ import annotations
 
+import json
 import re
-from http.client import HTTPException, HTTPResponse
+from http.client import BadStatusLine, HTTPException, HTTPResponse, InvalidURL
 from typing import Literal, NamedTuple
 from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
@@ -28,8 +29,12 @@ MAX_TOLD = 1000
 """Bytes of an error that are read."""
 _TRANSPORTS: dict[str, Transport] = {"http": "http", "https": "http", "grpc": "grpc", "grpcs": "grpc"}
 _SCHEME = re.compile(r"(https?|grpcs?)://", re.IGNORECASE)
-_MODEL = re.compile(r"/v([12])/models/")
-_BY_NUMBER: dict[str, Protocol] = {"1": "tfs", "2": "v2"}
+_NO_SCHEME = re.compile(r"[\w.-]+:\d+/")
+# What is before the path may be a gateway's. What a client would add is there where an address was copied.
+_URLS: dict[Protocol, re.Pattern[str]] = {
+    "tfs": re.compile(r"(?P<model>.*/v1/models/[^/:]+(?P<choice>/versions/\d+|/labels/[^/:]+)?)(?::predict)?"),
+    "v2": re.compile(r"(?P<model>.*/v2/models/[^/]+(?P<choice>/versions/\d+)?)(?:/infer)?"),
+}
 _VERBS: dict[Protocol, str] = {"tfs": ":predict", "v2": "/infer"}
 _WANTED = "want http://HOST:PORT/v1/models/NAME, http://HOST:PORT/v2/models/NAME, or grpc://HOST:PORT/NAME"
 
@@ -45,6 +50,8 @@ class Remote(NamedTuple):
     name: str = ""
     """The model's, over gRPC."""
     is_tls: bool = False
+    has_version: bool = False
+    """Whether the URL says which, or has a label for one."""
 
 
 def remote_of(model: str, protocol: Protocol | None, transport: Transport | None) -> Remote | None:
@@ -62,6 +69,8 @@ def remote_of(model: str, protocol: Protocol | None, transport: Transport | None
     if found is None:
         if transport is not None:
             raise SettingsError(f"transport is {transport}, and the model is no server; {_WANTED}")
+        if _NO_SCHEME.match(model) and "@" not in model:
+            raise SettingsError(f"{model} begins with a port and no scheme; {_WANTED}")
         return None
     scheme = found[1].lower()
     # Passwords may have any character, and no name that has an @ need be written with it.
@@ -74,21 +83,19 @@ def remote_of(model: str, protocol: Protocol | None, transport: Transport | None
         raise SettingsError(f"transport is {transport}, and {model} is for {implied}; {_WANTED}")
     if implied == "grpc":
         return _over_grpc(model, protocol or "tfs", is_tls=scheme == "grpcs")
-    said = _MODEL.findall(model)
-    own = _BY_NUMBER[said[-1]] if said else None
-    if None not in (own, protocol) and own != protocol:
-        raise SettingsError(f"protocol is {protocol}, and {model} is for {own}; {_WANTED}")
-    return Remote(model.rstrip("/"), protocol or own or "tfs", "http")
+    return _over_http(model, protocol)
 
 
 def ask(remote: Remote, version: int | None, body: bytes) -> bytes:
     """Answer a request as the server does, in the JSON of the protocol.
 
     Raises:
-        SettingsError: there can be no such server.
+        SettingsError: there can be no such server, or its URL has a version already.
         StorageUnavailable: it cannot be reached.
         InferenceError: it says so, or the request cannot be sent.
     """
+    if version is not None and remote.has_version:
+        raise SettingsError(f"version is {version}, and {remote.url} says which; want one of them")
     if remote.transport == "http":
         return _ask_over_http(remote, version, body)
     # What a call has failed with is told in one line.
@@ -102,12 +109,39 @@ def ask(remote: Remote, version: int | None, body: bytes) -> bytes:
     return ask_over_grpc(remote, version, body)
 
 
+def is_of_v2(body: bytes) -> bool:
+    """Return whether this is a request of the Open Inference Protocol, by what the other one's never have."""
+    try:
+        inputs = json.loads(body)["inputs"]
+        return bool(inputs) and all({"name", "shape", "datatype"} <= one.keys() for one in inputs)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return False
+
+
 def binary_answer() -> InvalidRequest:
     return InvalidRequest("the answer has binary tensors, which are not printed; want a request without binary_data")
 
 
 def one_line(text: str) -> str:
-    return " ".join(text.split())
+    """Return text of a server as an error may show it, without what a terminal would obey."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in " ".join(text.split()))
+
+
+def _over_http(url: str, protocol: Protocol | None) -> Remote:
+    try:
+        parts = urlsplit(url)
+        # It raises ValueError, too.
+        if not parts.hostname or parts.port == 0:
+            raise ValueError("host or port is missing")
+    except ValueError as exc:
+        raise SettingsError(f"cannot ask {url}: {one_line(str(exc))}; {_WANTED}") from exc
+    for own, pattern in _URLS.items():
+        found = pattern.fullmatch(url.rstrip("/"))
+        if found is not None:
+            if protocol not in (None, own):
+                raise SettingsError(f"protocol is {protocol}, and {url} is for {own}; {_WANTED}")
+            return Remote(found["model"], own, "http", has_version=found["choice"] is not None)
+    raise SettingsError(f"cannot ask {url}: it is no model's; {_WANTED}")
 
 
 def _over_grpc(url: str, protocol: Protocol, *, is_tls: bool) -> Remote:
@@ -128,10 +162,13 @@ def _ask_over_http(remote: Remote, version: int | None, body: bytes) -> bytes:
     where = f"{model}{_VERBS[remote.protocol]}"
     try:
         return _post(where, body)
-    # A port that is no number is an InvalidURL and so an HTTPException; one that is too large overflows.
-    except (ValueError, OverflowError) as exc:
+    # The server may have sent us to a port that is too large, which overflows.
+    except (ValueError, OverflowError, InvalidURL) as exc:
         raise SettingsError(f"cannot ask {remote.url}: {one_line(str(exc))}") from exc
     except (OSError, HTTPException) as exc:
+        # Of one that is no OSError the text is what the server has sent.
+        if isinstance(exc, BadStatusLine) and not isinstance(exc, OSError):
+            raise StorageUnavailable(f"cannot reach {where}: it speaks no HTTP; is the port gRPC's?") from exc
         raise StorageUnavailable(f"cannot reach {where}: {one_line(str(exc) or repr(exc))}") from exc
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Mapping
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import grpc
@@ -24,6 +25,8 @@ from runtime.signature import DYNAMIC, MAX_RANK, TensorSpec
 from runtime.stateful_servable import CONTROL, ID
 
 _MAX_VERSION = (1 << 63) - 1
+_MOMENT = 5.0
+"""Seconds."""
 _OPTIONS = [("grpc.max_receive_message_length", MAX_ANSWER), ("grpc.max_send_message_length", -1)]
 _SPECIAL = {spec.name: spec for spec in (ID, CONTROL)}
 
@@ -69,9 +72,22 @@ class _Server:
 
     def _failed(self, call: Any) -> Exception:
         told = quoted(one_line(call.details() or ""), MAX_TOLD)
-        if call.code() is grpc.StatusCode.UNAVAILABLE:
+        # It is also what a server answers that has too much to do.
+        if call.code() is grpc.StatusCode.UNAVAILABLE and not self._is_connected():
             return StorageUnavailable(f"cannot reach {self._url}: {told}")
         return InferenceError(f"{self._url} answered {call.code().name}: {told}")
+
+    def _is_connected(self) -> bool:
+        states: SimpleQueue[grpc.ChannelConnectivity] = SimpleQueue()
+        listener = states.put
+        # It is told at once which one it is.
+        self._channel.subscribe(listener)
+        try:
+            return states.get(timeout=_MOMENT) is grpc.ChannelConnectivity.READY
+        except Empty:
+            return False
+        finally:
+            self._channel.unsubscribe(listener)
 
 
 def _channel(remote: Remote) -> grpc.Channel:
@@ -122,7 +138,7 @@ def _spec(name: str, info: Any) -> TensorSpec:
     dtype = from_tf_number(info.dtype)
     if dtype is None:
         raise InferenceError(
-            f"input '{quoted(name, NAME)}' of the model is of DataType {info.dtype}, which JSON has not"
+            f"input '{quoted(one_line(name), NAME)}' of the model is of DataType {info.dtype}, which JSON has not"
         )
     rank = len(info.tensor_shape.dim)
     # How many dimensions there are tells images from numbers. What sizes they may have is for the server to say: it

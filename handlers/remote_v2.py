@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from handlers.remote import one_line
 from runtime.codecs.open_inference import infer_answer, infer_json, messages, raw
 from runtime.codecs.open_inference.datatypes import datatype_of
 from runtime.codecs.open_inference.infer_wire import Received
@@ -32,7 +33,7 @@ def infer(call: Callable[[str, Any, Any], Any], name: str, version: int | None, 
         response = _response(answer)
     # Written for requests, and it is the server's fault here.
     except InvalidRequest as exc:
-        raise InferenceError(f"the server's answer cannot be read: {exc}") from exc
+        raise InferenceError(f"the server's answer cannot be read: {one_line(str(exc))}") from exc
     return infer_answer.encode(response).content
 
 

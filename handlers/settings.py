@@ -385,6 +385,9 @@ class Settings:
     tensor_content_from: int = option(
         BYTES, 0, "bytes from which on a tensor in a gRPC answer is in tensor_content; 0 for none"
     )
+    model_control: bool = option(
+        FLAG, True, "whether clients may have models loaded and unloaded, by the Open Inference Protocol; not on Lambda"
+    )
     rest_api_enable_cors_support: bool = option(FLAG, False, "whether pages of other origins may call REST")
     rest_api_timeout_in_ms: int = option(
         COUNT_OR_NONE, 30000, "milliseconds that a REST request has from when its model is there; 0 for no end"

@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from model_cache.errors import LoadPending, ModelCacheError, ModelNotFound, StorageUnavailable
 from model_cache.needed import is_compiled, needed
@@ -24,6 +24,8 @@ from model_cache.storage import Blob, Reconnects, Storage, StorageOptions
 from model_cache.timeline import span
 
 logger = logging.getLogger(__name__)
+
+_E = TypeVar("_E", bound=ModelCacheError)
 
 LISTING_TTL = 10.0
 """Seconds for which a listing is believed. Listing costs money (S3: 5 USD for a million) and a round trip."""
@@ -135,7 +137,7 @@ class _Listing(NamedTuple):
     is_borrowed: bool = False
     """Whether it is of another repository, as nothing has been listed here so far."""
     failure: StorageUnavailable | None = None
-    """Why nothing has been, of one that is borrowed."""
+    """Why the look with that ticket found nothing, if it failed."""
 
 
 @dataclass(eq=False)
@@ -278,8 +280,7 @@ class ModelRepository:
     def failure(self) -> StorageUnavailable | None:
         """Why nothing could be listed so far, where what is known is another repository's."""
         known = self._known
-        # Anew for each, as its traceback keeps alive what the callers' frames hold.
-        return None if known is None or known.failure is None else type(known.failure)(*known.failure.args)
+        return _again(known.failure) if known is not None and known.is_borrowed else None
 
     @property
     def retired(self) -> Sequence[int]:
@@ -295,7 +296,7 @@ class ModelRepository:
         rest = {number for number, version in known.settled.items() if not has_failed(version)}
         return {number: known.settled[number] for number in self._policy.offers(rest) if number not in known.versions}
 
-    def relist(self, deadline: float) -> None:
+    def relist(self, deadline: float) -> StorageUnavailable | LoadPending | None:
         """List now and wait for it, and let what has only just appeared settle; for when somebody asks for that.
 
         What is found and was not known is judged as at a start, by its age. A storage that fails changes nothing of
@@ -304,19 +305,35 @@ class ModelRepository:
         Args:
             deadline: in seconds of the monotonic clock, when nobody waits any longer.
 
+        Returns:
+            Why what is known is still what was; None if it is what there is.
+
         Raises:
             StorageUnavailable, LoadPending: as `versions`.
         """
         self._let_end(deadline)
         self.outdate()
-        self.expire()
-        known = self._current(max(0.0, deadline - time.monotonic()))
+        known, trouble = self._listed_now(deadline)
         # A little more, as the clock that judges may be another.
         pause = self._settle * 1.01
         if known.sightings and time.monotonic() + pause < deadline:
             time.sleep(pause)
-            self.expire()
-            self._current(max(0.0, deadline - time.monotonic()))
+            _, trouble = self._listed_now(deadline)
+        return trouble
+
+    def _listed_now(self, deadline: float) -> tuple[_Listing, StorageUnavailable | LoadPending | None]:
+        """Return what is known after a look that has yet to begin, and why it is what was known before, if it is."""
+        self.expire()
+        expired = self._expired
+        known = self._current(max(0.0, deadline - time.monotonic()))
+        if known.ticket <= expired:
+            # Somebody else has begun that look; or it takes longer.
+            try:
+                self._let_end(deadline)
+            except LoadPending as exc:
+                return known, _again(exc)
+            known = self._known or known
+        return known, _again(known.failure)
 
     def _let_end(self, deadline: float) -> None:
         """Wait for a look that is under way: what hangs is not to hang once more."""
@@ -530,9 +547,12 @@ class ModelRepository:
         """Believe what is known, if anything is, for another while: a storage that fails is not asked all the time."""
         with self._lock:
             if self._known and self._known.ticket < ticket:
-                self._known = self._known._replace(ticket=ticket, since=self._clock(), is_outdated=False)
-                if self._known.is_borrowed and isinstance(error, StorageUnavailable):
-                    self._known = self._known._replace(failure=type(error)(*error.args))
+                self._known = self._known._replace(
+                    ticket=ticket,
+                    since=self._clock(),
+                    is_outdated=False,
+                    failure=_again(error) if isinstance(error, StorageUnavailable) else self._known.failure,
+                )
             return self._known
 
     def _accept(self, ticket: int, found: Mapping[int, ModelVersion], begun: float, ended: float) -> _Listing:
@@ -610,6 +630,11 @@ class ModelRepository:
             unsettled=tuple(number for number in offers(settled.keys() | sightings.keys()) if number not in settled),
             retired=tuple(sorted(past.difference(versions))[-MAX_RETIRED:]),
         )
+
+
+def _again(error: _E | None) -> _E | None:
+    # Anew for each, as its traceback keeps alive what the callers' frames hold.
+    return None if error is None else type(error)(*error.args)
 
 
 def _is_young(version: ModelVersion, now: float) -> bool:

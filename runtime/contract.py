@@ -25,7 +25,7 @@ from runtime.status import KNOWN, http_status_of, is_ours, public_message
 logger = logging.getLogger(__name__)
 
 QUICK_BODY = 16 << 10
-"""Bytes of a body that may be read where others wait for it."""
+"""Bytes of a body that may be read where others wait for it; so few that no codec lets them wait for large ones."""
 QUICK_OUTPUTS = 16 << 10
 """Bytes of outputs that may be written where others wait for it; as JSON they are some five times that."""
 QUICK_PATIENCE = 0.005
@@ -320,7 +320,7 @@ def health(method: str, path: bytes, is_ready: Callable[[], bool]) -> Answer | N
     """
     if path not in urls.HEALTH or method not in ("GET", "HEAD"):
         return None
-    if path == urls.HEALTH[0]:
+    if path in urls.LIVE:
         return Answer(200, JSON, b'{"live":true}')
     return Answer(200, JSON, b'{"ready":true}') if is_ready() else Answer(503, JSON, b'{"ready":false}')
 

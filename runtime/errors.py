@@ -31,7 +31,17 @@ NAME = 80
 """Bytes of a name in it."""
 
 
-_SHOWN = Repr()
+class _Shown(Repr):
+    """Of values that came as JSON, with its own words for them."""
+
+    def repr_NoneType(self, value: None, level: int) -> str:
+        return "null"
+
+    def repr_bool(self, value: bool, level: int) -> str:
+        return "true" if value else "false"
+
+
+_SHOWN = _Shown()
 _SHOWN.maxlevel, _SHOWN.maxdict, _SHOWN.maxlist, _SHOWN.maxstring, _SHOWN.maxother = 3, 8, 16, 200, 200
 
 

@@ -21,6 +21,32 @@ Snapshot: TypeAlias = dict[str, dict[Labels, Value]]
 """The values of all series at one moment, by family and labels. It can be pickled."""
 
 
+class Method(NamedTuple):
+    """What a request is counted as, over HTTP too."""
+
+    api: Literal["TensorFlowServing", "KServe"]
+    is_inference: bool = False
+    is_of_model: bool = False
+    """Whether it is about a model, whatever its version."""
+    is_early: bool = True
+    """Whether its series are there before the first request is, so that a rate knows of that one."""
+
+
+METHODS: Mapping[str, Method] = {
+    "Predict": Method("TensorFlowServing", is_inference=True),
+    "Classify": Method("TensorFlowServing", is_inference=True, is_early=False),
+    "Regress": Method("TensorFlowServing", is_inference=True, is_early=False),
+    "MultiInference": Method("TensorFlowServing", is_inference=True, is_early=False),
+    "GetModelMetadata": Method("TensorFlowServing"),
+    "GetModelStatus": Method("TensorFlowServing", is_of_model=True),
+    "ModelInfer": Method("KServe", is_inference=True),
+    "ModelStreamInfer": Method("KServe", is_inference=True, is_early=False),
+    "ModelMetadata": Method("KServe"),
+    "ModelReady": Method("KServe", is_of_model=True),
+}
+"""All that are counted, by gRPC's names."""
+
+
 class Family(NamedTuple):
     kind: Literal["counter", "gauge", "histogram"]
     text: str

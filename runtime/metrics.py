@@ -17,7 +17,7 @@ from model_cache.cache import Holding, Loader
 from model_cache.errors import ModelCacheError
 from model_cache.repository import ModelVersion, ServableId
 from runtime.memory import resident
-from runtime.metric_families import MICROSECONDS, ROWS, SECONDS, Labels, Snapshot, Value, selected
+from runtime.metric_families import METHODS, MICROSECONDS, ROWS, SECONDS, Labels, Snapshot, Value, selected
 from runtime.servable import LoadPhases, Observed, Servable
 
 if TYPE_CHECKING:
@@ -25,11 +25,8 @@ if TYPE_CHECKING:
 
 _Holding: TypeAlias = Holding[ModelVersion, Servable]
 _INTERFACES = ("REST", "gRPC")
-_KSERVE = frozenset({"ModelInfer", "ModelStreamInfer", "ModelMetadata", "ModelReady"})
-# Whose series are there before the first request is, so that a rate knows of that one: of each version, and of each
-# model. ModelStreamInfer's come with the first.
-_METHODS = ("Predict", "GetModelMetadata", "ModelInfer", "ModelMetadata")
-_OF_MODELS = ("GetModelStatus", "ModelReady")
+_METHODS = tuple(name for name, method in METHODS.items() if method.is_early and not method.is_of_model)
+_OF_MODELS = tuple(name for name, method in METHODS.items() if method.is_of_model)
 
 
 class Histogram:
@@ -298,7 +295,7 @@ def _of_requests(ok: bool) -> str:
 
 
 def _asked(interface: str, method: str) -> Labels:
-    api = "KServe" if method in _KSERVE else "TensorFlowServing"
+    api = METHODS[method].api
     return (("api", api), ("interface", interface), ("method", method))
 
 

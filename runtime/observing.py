@@ -17,6 +17,7 @@ from runtime import urls
 from runtime.answers import Answer
 from runtime.contract import Call, Contract
 from runtime.errors import NAME, quoted
+from runtime.metric_families import METHODS
 from runtime.servable import Servable, Tensors
 from runtime.server import Lease, ModelServer, VersionStatus
 from runtime.status import Code
@@ -27,10 +28,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_INFERENCES = frozenset({"Predict", "Classify", "Regress", "MultiInference", "ModelInfer", "ModelStreamInfer"})
-# Of a model, whatever its version.
-_OF_MODELS = frozenset({"GetModelStatus", "ModelReady"})
-_COUNTED = _INFERENCES | _OF_MODELS | {"GetModelMetadata", "ModelMetadata"}
+_INFERENCES = frozenset(name for name, method in METHODS.items() if method.is_inference)
 
 
 class Observation:
@@ -120,7 +118,7 @@ class _Watch:
             status: what it was answered with.
             sent: bytes of the answer.
         """
-        if self._metrics is not None and seen.method in _COUNTED:
+        if self._metrics is not None and seen.method in METHODS:
             self._count(self._metrics, seen, status, ok)
         if logger.isEnabledFor(logging.DEBUG):
             which = seen.id or quoted(seen.name, NAME) or "-"
@@ -128,7 +126,7 @@ class _Watch:
             logger.debug("%s %s %s %s ms, %d bytes in, %d out", line, status, which, timings, seen.read, sent)
 
     def _count(self, metrics: Metrics, seen: Observation, status: str, ok: bool) -> None:
-        if seen.method in _OF_MODELS:
+        if METHODS[seen.method].is_of_model:
             if seen.name in self._server.repositories:
                 metrics.answered_status(self._interface, seen.method, seen.name, ok)
             else:

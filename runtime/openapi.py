@@ -124,7 +124,6 @@ def _get(operation: str, summary: str, parameters: list[Schema], response: str) 
 
 
 def _ours() -> Schema:
-    ready = {"200": {"description": "They are"}, "503": {"description": "Not yet"}}
     busy = {status: _LOOK_ERRORS[status] for status in ("500", "503")}
     return {
         "/v1/config": _get("config", "State of all versions of all models", [], "Config"),
@@ -171,16 +170,24 @@ def _ours() -> Schema:
                 },
             }
         },
-        "/v2/health/live": _health("live", "Whether the process answers", {"200": {"description": "It does"}}),
-        "/v2/health/ready": _health("ready", "Whether what must be loaded is, and every port listens", ready),
+        "/v2/health/live": _health("live", "Whether the process answers", {"200": "It does"}),
+        "/v2/health/ready": _health(
+            "ready", "Whether what must be loaded is, and every port listens", {"200": "They are", "503": "Not yet"}
+        ),
     }
 
 
-def _health(operation: str, summary: str, responses: Schema) -> Schema:
-    shared = {"tags": ["health"], "summary": summary, "responses": responses}
+def _health(operation: str, summary: str, answers: dict[str, str]) -> Schema:
+    shared = {"tags": ["health"], "summary": summary}
+    heads: Schema = {}
+    told: Schema = {}
+    for status, text in answers.items():
+        schema = fields({operation: {"type": "boolean", "const": status == "200"}})
+        heads[status] = {"description": text}
+        told[status] = {"description": text, "content": {"application/json": {"schema": schema}}}
     return {
-        "get": {"operationId": operation, **shared},
-        "head": {"operationId": f"{operation}Head", **shared},
+        "get": {"operationId": operation, **shared, "responses": told},
+        "head": {"operationId": f"{operation}Head", **shared, "responses": heads},
     }
 
 

@@ -37,7 +37,13 @@ _BODY_ERRORS = {
     "413": "The body is larger than --max_body_size, as sent or inflated",
     "499": "The client left before its body was complete; nobody sees this",
 }
-_REPOSITORY_ERRORS = {**_LOOK_ERRORS, **_BODY_ERRORS, "400": "The body makes no sense", "501": "It is not supported"}
+_REPOSITORY_ERRORS = {
+    **_LOOK_ERRORS,
+    **_BODY_ERRORS,
+    "400": "The body makes no sense, or clients may not",
+    "413": "The body is larger than 64 KiB, or than --max_body_size, as sent or inflated",
+    "501": "It is not supported",
+}
 _INFERENCE_ERRORS = {
     **_LOOK_ERRORS,
     **_BODY_ERRORS,
@@ -61,7 +67,8 @@ def paths() -> Schema:
     for which, (suffix, subject, more) in _WHICH.items():
         path, given = f"/v2/models/{{name}}{which}", parameter_refs("Name", *more)
         found[path] = _get(f"model{suffix}", f"Inputs and outputs of {subject}", given, "ModelMetadata")
-        found[f"{path}/ready"] = _get(f"ready{suffix}", f"Whether {subject} would answer", given, "")
+        found[f"{path}/ready"] = _get(f"ready{suffix}", f"Whether {subject} would answer", given, "ModelReady")
+        found[f"{path}/config"] = _get(f"config{suffix}", f"Triton's configuration of {subject}", given, "ModelConfig")
         found[f"{path}/stats"] = _get(
             f"stats{suffix}", f"Statistics of {subject if more else 'a model'}", given, "Statistics"
         )
@@ -79,14 +86,13 @@ _CONTROLS = {
 
 
 def _get(operation: str, summary: str, given: list[Schema], response: str) -> Schema:
-    answer = answered(summary, response) if response else {"200": {"description": "It would; nothing more is said"}}
     return {
         "get": {
             "operationId": f"v2.{operation}",
             "tags": [_TAG],
             "summary": summary,
             "parameters": given,
-            "responses": {**answer, **refusals(_LOOK_ERRORS)},
+            "responses": {**answered(summary, response), **refusals(_LOOK_ERRORS)},
         }
     }
 
@@ -165,12 +171,13 @@ _DATATYPE: Schema = {"type": "string", "enum": datatypes.known().split(", ")}
 _SHAPE: Schema = array_of({"type": "integer", "minimum": 0})
 _TOLD_SHAPE: Schema = array_of({"type": "integer", "minimum": -1}, description="-1 where any size will do.")
 _TENSORS: Schema = array_of(fields({"name": STRING, "datatype": _DATATYPE, "shape": _TOLD_SHAPE}))
+_CONFIGURED: Schema = array_of(fields({"name": STRING, "data_type": STRING, "dims": _TOLD_SHAPE}))
 _GIVEN: Schema = {"type": "object", "additionalProperties": {"anyOf": [STRING, BOOL, NUMBER]}}
 _COUNT = BYTES
 _DURATION: Schema = fields({"count": _COUNT, "ns": _COUNT})
 _DURATIONS = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss")
 _SEQUENCE: dict[str, Any] = {
-    "sequence_id": {"anyOf": [BYTES, STRING], "description": "Of a stateful model."},
+    "sequence_id": {**BYTES, "description": "Of a stateful model."},
     "sequence_start": BOOL,
     "sequence_end": BOOL,
 }
@@ -202,7 +209,7 @@ SCHEMAS: Schema = {
                     binary_data=BOOL,
                     classification={
                         "type": "integer",
-                        "minimum": 0,
+                        "minimum": 1,
                         "description": "So many of the largest values of each row, as strings `value:index`.",
                     },
                 ),
@@ -231,6 +238,7 @@ SCHEMAS: Schema = {
         id=STRING,
         parameters=_GIVEN,
     ),
+    "ModelReady": fields({"name": STRING, "ready": {"type": "boolean", "const": True}}),
     "ServerMetadata": fields({"name": STRING, "version": STRING, "extensions": array_of(STRING)}),
     "ModelMetadata": fields(
         {
@@ -241,7 +249,21 @@ SCHEMAS: Schema = {
             "outputs": _TENSORS,
         }
     ),
-    "IndexRequest": _object({}, ready={"type": "boolean", "description": "Only those that are."}),
+    "ModelConfig": fields(
+        {
+            "name": STRING,
+            "platform": STRING,
+            "backend": STRING,
+            "max_batch_size": {**_COUNT, "description": "0, as shapes are told whole."},
+            "input": _CONFIGURED,
+            "output": _CONFIGURED,
+        }
+    ),
+    "IndexRequest": _object(
+        {},
+        ready={"type": "boolean", "description": "Only those that are."},
+        repository_name={"type": "string", "maxLength": 0, "description": "There is one; any other is 501."},
+    ),
     "Index": array_of(
         fields(
             {

@@ -1,4 +1,4 @@
-"""What is around every gRPC method: how many calls and streams there may be, deadlines, and errors as statuses.
+"""What is around every gRPC method: how many there may be, how long clients are waited for, and errors as statuses.
 
 A method is a function from bytes to bytes here: messages are read and written in the call and not by gRPC, which logs a
 traceback for what is none or is too large.
@@ -10,27 +10,32 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import grpc
 from google.protobuf.message import EncodeError
 
+from runtime.bodies import BODY_SILENCE
 from runtime.errors import Overloaded, PayloadTooLarge
 from runtime.status import KNOWN, Code, code_of, is_ours, public_message
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 MAX_MESSAGE = 2**31 - 1
 """Bytes, both ways; TensorFlow Serving's limit, and gRPC's."""
 RESERVE = 8
 """Threads beyond those for calls, or for streams, that may take long."""
-STREAM_PATIENCE = 60.0
-"""Seconds that a stream waits for its client before another one may have its place."""
+MESSAGE_PATIENCE = 60.0
+"""Seconds that a call with one message waits for it, if such calls have most of the threads."""
+SLOWEST_ANSWER = 1 << 20
+"""Bytes of an answer that have to be taken in a second, over the whole of it, beyond `BODY_SILENCE`. gRPC shows nothing
+of how far it is: more than over HTTP, as the whole time of a client that takes nothing depends on it."""
+HELD_FROM = 64 << 10
+"""Bytes from which on an answer is counted until it is sent. As many smaller ones as there may be are little."""
 _MAX_DETAILS = 1024
-_STOPPING = "the server is stopping"
 _STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
 _NO_DEADLINE = 1e9
 """Seconds; gRPC says the end of time for a call without a deadline."""
@@ -60,6 +65,8 @@ class Outcome(NamedTuple):
     """The answer; of what has failed what is sent besides its status, if anything."""
     code: Code = Code.OK
     message: str = ""
+    release: Callable[[], None] | None = None
+    """To be called once the answer is sent, or nobody wants it; None if it is not counted until then."""
 
 
 Attempt = Callable[[bytes, float | None], Outcome]
@@ -67,14 +74,19 @@ Attempt = Callable[[bytes, float | None], Outcome]
 
 
 class Admission:
-    """How many calls are being answered, and how many bytes their requests have. Thread-safe."""
+    """How many calls are being answered, and how many bytes their requests have, and answers on their way. Thread-safe.
+
+    An answer is no call: threads are free of it, so that clients which do not read keep nobody else from being
+    answered while there is memory.
+    """
 
     def __init__(self, max_calls: int, max_bytes: int) -> None:
         self._max_calls = max_calls
         self._max_bytes = max_bytes
-        # Guards the two below: what all calls have that are admitted now.
+        # Guards the three below: what all calls have that are admitted now, and all answers that are held.
         self._lock = threading.Lock()
         self._calls = 0
+        self._answers = 0
         self._bytes = 0
 
     @contextmanager
@@ -89,7 +101,12 @@ class Admission:
                 raise Overloaded("as many calls are in flight as may be; see --max_in_flight")
             # By itself, however large it is: there will never be more room.
             if self._bytes and self._bytes + size > self._max_bytes:
-                raise Overloaded(f"the requests of {self._calls} calls take {self._bytes} bytes already")
+                raise Overloaded(
+                    f"the requests of {self._calls} calls take {self._bytes} bytes already"
+                    if not self._answers
+                    else f"the requests of {self._calls} calls and {self._answers} answers that are being sent take "
+                    f"{self._bytes} bytes already"
+                )
             self._calls += 1
             self._bytes += size
         try:
@@ -98,6 +115,124 @@ class Admission:
             with self._lock:
                 self._calls -= 1
                 self._bytes -= size
+
+    def hold(self, size: int) -> Callable[[], None] | None:
+        """Count the bytes of an answer, which is there already and so not refused.
+
+        To be called while its call is admitted, so that nobody has its room in between.
+
+        Returns:
+            What counts them no more, to be called once; None for what is too small to be counted.
+        """
+        if size < HELD_FROM:
+            return None
+        with self._lock:
+            self._answers += 1
+            self._bytes += size
+
+        def release() -> None:
+            with self._lock:
+                self._answers -= 1
+                self._bytes -= size
+
+        return release
+
+
+class Waits:
+    """Calls that wait for their clients now; who keeps one waiting for too long has it cancelled. Thread-safe.
+
+    gRPC itself waits for ever, with a thread for a message that does not come, and with an answer that nobody takes.
+    One thread looks at all of them now and then.
+    """
+
+    def __init__(
+        self,
+        threads: int,
+        *,
+        silence: float = BODY_SILENCE,
+        patience: float = MESSAGE_PATIENCE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """
+        Args:
+            threads: in which calls with one message wait for it and are answered.
+            silence, patience: seconds; see the constants.
+        """
+        self._most = threads // 2
+        self._silence = silence
+        self._patience = patience
+        self._clock = clock
+        self._closed = threading.Event()
+        # Guards the two below.
+        self._lock = threading.Lock()
+        # Since when each is waiting for its message.
+        self._receiving: dict[grpc.ServicerContext, float] = {}
+        # When each is given up, as its answer has not been taken.
+        self._sending: dict[grpc.ServicerContext, float] = {}
+
+    def start(self) -> None:
+        """Begin to look."""
+        threading.Thread(target=self._run, name="grpc-waits", daemon=True).start()
+
+    def close(self) -> None:
+        """Look no more."""
+        self._closed.set()
+
+    def message(self, requests: Iterator[T], context: grpc.ServicerContext) -> T:
+        """Return a call's only message when it has come.
+
+        Large ones take long, and a few that wait for theirs do no harm: only if they have more than half of the threads
+        are those cancelled that have waited for too long. The handler has to be one of several messages, as gRPC waits
+        for the only one itself and tells nobody; on the wire there is no difference.
+        """
+        with self._receiving_of(context):
+            # Raises gRPC's own error if the call has been cancelled, which is to be handed back to it.
+            message = next(requests, None)
+        if message is None:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "the call has ended without a message; want one")
+        return message
+
+    @contextmanager
+    def _receiving_of(self, context: grpc.ServicerContext) -> Iterator[None]:
+        with self._lock:
+            self._receiving[context] = self._clock()
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._receiving[context]
+
+    def send(self, context: grpc.ServicerContext, size: int) -> None:
+        """Wait for an answer of so many bytes to be taken, until `sent`."""
+        give_up_at = self._clock() + self._silence + size / SLOWEST_ANSWER
+        with self._lock:
+            self._sending[context] = give_up_at
+
+    def sent(self, context: grpc.ServicerContext) -> None:
+        with self._lock:
+            self._sending.pop(context, None)
+
+    def look(self) -> None:
+        """Cancel those that have waited for too long."""
+        now = self._clock()
+        with self._lock:
+            unread = [context for context, give_up_at in self._sending.items() if give_up_at <= now]
+            silent = [context for context, since in self._receiving.items() if now - since >= self._patience]
+            if len(self._receiving) <= self._most:
+                silent = []
+        if unread or silent:
+            logger.warning(
+                "gRPC: %d calls are cancelled as nobody takes their answers, %d as their messages do not come",
+                len(unread),
+                len(silent),
+            )
+        # Outside of the lock, as gRPC may call back.
+        for context in (*unread,):
+            context.cancel()
+
+    def _run(self) -> None:
+        while not self._closed.wait(min(self._silence, self._patience) / 4):
+            self.look()
 
 
 def attempt(admission: Admission, name: str, method: Method) -> Attempt:
@@ -110,7 +245,8 @@ def attempt(admission: Admission, name: str, method: Method) -> Attempt:
     def attempted(content: bytes, deadline: float | None) -> Outcome:
         try:
             with admission.admitted(len(content)):
-                return Outcome(method(content, deadline))
+                answer = method(content, deadline)
+                return Outcome(answer, release=admission.hold(len(answer)))
         except Exception as exc:  # noqa: BLE001
             return failure(name, exc)
 
@@ -127,16 +263,32 @@ def failure(name: str, exc: Exception) -> Outcome:
     return Outcome(b"", Code.INTERNAL, "internal error")
 
 
-def unary(attempt: Attempt) -> grpc.RpcMethodHandler[bytes, bytes]:
+def unary(attempt: Attempt, waits: Waits) -> grpc.RpcMethodHandler[bytes, bytes]:
     """Return gRPC's handler of a method with one request and one answer."""
 
-    def call(content: bytes, context: grpc.ServicerContext) -> bytes:
-        answer, code, message = attempt(content, deadline_of(context))
+    def call(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+        content = waits.message(requests, context)
+        answer, code, message, release = attempt(content, deadline_of(context))
+        if release is not None:
+            _hold(context, len(answer), release, waits)
         if code is not Code.OK:
             context.abort(_STATUS_CODES[code], _cut(message))
         return answer
 
-    return grpc.unary_unary_rpc_method_handler(call)
+    # Of several messages: see `Waits.message`.
+    return grpc.stream_unary_rpc_method_handler(call)
+
+
+def _hold(context: grpc.ServicerContext, size: int, release: Callable[[], None], waits: Waits) -> None:
+    """Count an answer until its call is over."""
+
+    def over() -> None:
+        waits.sent(context)
+        release()
+
+    waits.send(context, size)
+    if not context.add_callback(over):
+        over()
 
 
 def deadline_of(context: grpc.ServicerContext) -> float | None:
@@ -146,143 +298,6 @@ def deadline_of(context: grpc.ServicerContext) -> float | None:
     """
     left: float = context.time_remaining()
     return time.monotonic() + left if left < _NO_DEADLINE else None
-
-
-class _State(Enum):
-    ANSWERING = "answering"
-    SENDING = "sending"
-    READING = "reading"
-
-
-class _Stream:
-    def __init__(self, context: grpc.ServicerContext, now: float) -> None:
-        self.context = context
-        self.state = _State.READING
-        self.since = now
-        """When it began, or its last answer was there to be sent."""
-        self.is_ended = False
-        """Whether it has been cancelled by us."""
-
-
-class Streams:
-    """Those that are open. Thread-safe.
-
-    Each holds a thread for as long as its client likes, and so they have threads of their own. One message of a stream
-    is read at a time, when its last answer has been sent: a client that does not read has nobody keep anything for it.
-    """
-
-    def __init__(
-        self, most: int, patience: float = STREAM_PATIENCE, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        """
-        Args:
-            most: how many there may be. Then another one takes the place of the one that has waited longest for its
-                client, if that is long enough, or is refused.
-            patience: seconds that is.
-        """
-        self.threads = most + RESERVE
-        """At most; some are for streams that are refused."""
-        self._most = most
-        self._patience = patience
-        self._clock = clock
-        # Makes none before there are streams.
-        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="grpc-stream")
-        # Guards all below, and what streams have.
-        self._lock = threading.Lock()
-        self._open: set[_Stream] = set()
-        self._is_draining = False
-
-    def handler(self, attempt: Attempt) -> grpc.RpcMethodHandler[bytes, list[bytes]]:
-        """Return gRPC's handler of a method that answers each message of a stream with one.
-
-        Args:
-            attempt: returns the answer also of what has failed.
-        """
-        # Each answer is in a list from which it is taken, as gRPC holds on to what it was given until there is another.
-        behavior = _Behavior(self, attempt, self._pool)
-        return grpc.stream_stream_rpc_method_handler(behavior, response_serializer=list.pop)
-
-    def drain(self) -> None:
-        """Open no more, and end those that are: now if they wait for their client, or else behind their answer."""
-        with self._lock:
-            self._is_draining = True
-            ended = [stream for stream in self._open if stream.state is _State.READING]
-            for stream in ended:
-                stream.is_ended = True
-        for stream in ended:
-            stream.context.cancel()
-
-    def close(self) -> None:
-        """Let the threads go. There is nobody any more who could open a stream."""
-        self._pool.shutdown(wait=False)
-
-    def answer(
-        self, attempt: Attempt, requests: Iterator[bytes], context: grpc.ServicerContext
-    ) -> Iterator[list[bytes]]:
-        """Answer messages in order, as they come, until the client sends no more; each answer is in a list."""
-        stream = self._begin(context)
-        try:
-            while (content := self._read(stream, requests)) is not None:
-                answer = [attempt(content, deadline_of(context)).content]
-                # Not kept while the answer is on its way.
-                del content
-                with self._lock:
-                    stream.state, stream.since = _State.SENDING, self._clock()
-                yield answer
-        finally:
-            with self._lock:
-                self._open.discard(stream)
-
-    def _begin(self, context: grpc.ServicerContext) -> _Stream:
-        now, victim, refusal = self._clock(), None, ""
-        stream = _Stream(context, now)
-        with self._lock:
-            if self._is_draining:
-                refusal = _STOPPING
-            elif len(self._open) >= self._most:
-                waiting = [one for one in self._open if one.state is not _State.ANSWERING]
-                victim = min(waiting, key=lambda one: one.since, default=None)
-                if victim is None or now - victim.since < self._patience:
-                    refusal = (
-                        f"there are {self._most} streams, as many as may be, and none waits for its client for long"
-                    )
-            if not refusal:
-                self._open.add(stream)
-                if victim is not None:
-                    victim.is_ended = True
-                    self._open.discard(victim)
-        if refusal:
-            context.abort(grpc.StatusCode.UNAVAILABLE, refusal)
-        if victim is not None:
-            victim.context.cancel()
-        return stream
-
-    def _read(self, stream: _Stream, requests: Iterator[bytes]) -> bytes | None:
-        """Return the next message; None if there is none."""
-        with self._lock:
-            is_draining = self._is_draining
-            stream.state = _State.READING
-        if is_draining:
-            stream.context.abort(grpc.StatusCode.UNAVAILABLE, _STOPPING)
-        # Raises gRPC's own error if the stream has been cancelled, by whomever, which is to be handed back to it.
-        content = next(requests, None)
-        with self._lock:
-            stream.state = _State.ANSWERING
-            # It has been cancelled with the message on its way.
-            return None if stream.is_ended else content
-
-
-class _Behavior:
-    """What gRPC calls for a stream."""
-
-    def __init__(self, streams: Streams, attempt: Attempt, pool: ThreadPoolExecutor) -> None:
-        self._streams = streams
-        self._attempt = attempt
-        self.experimental_thread_pool = pool
-        """gRPC's name for where it is called instead of in the server's threads."""
-
-    def __call__(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[list[bytes]]:
-        return self._streams.answer(self._attempt, requests, context)
 
 
 def _cut(message: str) -> str:

@@ -85,6 +85,8 @@ class VersionStatus(NamedTuple):
     state: State
     code: Code
     message: str
+    last_failure: str = ""
+    """Of a version that is loaded again, and for which no other answers meanwhile: what was wrong the last time."""
 
 
 class Lease(NamedTuple):
@@ -119,6 +121,7 @@ class ModelServer:
         rejected: Mapping[str, str] | None = None,
         load_timeout: float = LOAD_TIMEOUT,
         metrics: Metrics | None = None,
+        is_controlled: bool = True,
         # Not the monotonic clock: it stands still while a platform has the process frozen.
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -131,6 +134,8 @@ class ModelServer:
         self.disk = disk
         self.metrics = metrics
         """What is counted; None if nothing is."""
+        self.is_controlled = is_controlled
+        """Whether clients may have models loaded and unloaded."""
         self.peers: Peers | None = None
         """All processes that serve these models; None if there is none but this one."""
         self._load_timeout = load_timeout
@@ -211,18 +216,21 @@ class ModelServer:
 
         Raises:
             LoadPending: it takes longer.
+            StorageUnavailable: nothing could be listed. What was known before is loaded, and serves.
             ModelCacheError: as `lease`; also if it is only the newest version that cannot be loaded, and the one before
                 it goes on serving.
         """
         model = self._model(name)
         end = time.monotonic() + self._load_timeout
         until = end if until is None else min(until, end)
-        model.repository.relist(until)
+        trouble = model.repository.relist(until)
         self.forgive(name)
         self._renew_until(model, until)
         with self.lease(name, until=until) as lease:
             self._check_newest(model)
-            return lease.id
+        if trouble is not None:
+            raise trouble
+        return lease.id
 
     def unload(self, name: str) -> None:
         """Have all versions of a model leave the memory now. Who wants it next has it loaded.
@@ -237,7 +245,7 @@ class ModelServer:
         # What retires has been told to leave already.
         holdings = [held for held in _holdings(self._cache.snapshot(), name).values() if held.state != "retired"]
         kept = [holding.key for holding in holdings if holding.value is not None and holding.value.is_kept]
-        if not kept:
+        if holdings and not kept:
             logger.info("%s is unloaded, as somebody has asked for it", name)
             # One may have begun a sequence since.
             kept = [holding.key for holding in holdings if self._cache.retire(holding.key, unless_kept=True)]
@@ -911,9 +919,12 @@ class ModelServer:
 
     def _status(self, version: ModelVersion, holdings: Holdings, is_offered: bool) -> VersionStatus:
         number, holding = version.id.version, holdings.get(version)
-        if holding is not None:
+        if holding is not None and holding.state != "loading":
             return VersionStatus(number, self._state(holding, is_offered), Code.OK, "")
         failure = self._cache.failure(version)
+        if holding is not None:
+            why = "" if failure is None or self._predecessor(version) is not None else public_message(failure)
+            return VersionStatus(number, State.LOADING, Code.OK, "", why)
         if failure is not None:
             # Requests for it may be answered all the same, by what it was before.
             state = State.END if self._predecessor(version) is None else State.AVAILABLE

@@ -19,12 +19,12 @@ from model_cache.timeline import lap, timeline
 from runtime import calls, rpc
 from runtime.codecs import schema
 from runtime.codecs.dtypes import tf_number
-from runtime.codecs.model_json import SIGNATURE_DEF_MAP
 from runtime.errors import NAME, InvalidRequest, Unsupported, quoted
-from runtime.rpc import MAX_MESSAGE, Admission, Attempt, Outcome, Streams
+from runtime.rpc import MAX_MESSAGE, Admission, Attempt, Outcome, Waits
 from runtime.server import Lease, ModelServer
-from runtime.signature import Signature, TensorSpec
+from runtime.signature import SIGNATURE_DEF_MAP, Signature, TensorSpec
 from runtime.status import Code
+from runtime.streams import Streams
 
 if TYPE_CHECKING:
     from runtime.observing import ObservedServices
@@ -42,6 +42,7 @@ OPEN_INFERENCE_METHODS = (
     "ServerMetadata",
     "ModelMetadata",
     "ModelInfer",
+    "ModelConfig",
     "ModelStatistics",
     "RepositoryIndex",
     "RepositoryModelLoad",
@@ -74,22 +75,27 @@ def service_handlers(
     tensor_content_from: int = 0,
     is_ready: Callable[[], bool] = lambda: True,
     streams: Streams | None = None,
+    waits: Waits | None = None,
 ) -> list[grpc.GenericRpcHandler]:
     """Return what a gRPC server needs to serve all three.
 
     Args:
         server: what it serves.
         max_in_flight: calls and messages of streams at a time; further ones are refused.
-        max_requests: bytes of all their requests together; what is larger is answered by itself.
+        max_requests: bytes of all their requests and of answers on their way together; what is larger is answered by
+            itself.
         max_response: bytes of one answer.
         reload: what HandleReloadConfigRequest does, which is UNIMPLEMENTED without.
         tensor_content_from: bytes from which on a tensor is answered in ``tensor_content``; 0 for none.
         is_ready: what ServerReady is answered with.
         streams: those of ModelStreamInfer; None for as many as there may be calls.
+        waits: what ends calls that wait for their clients for too long; None for nothing.
     """
     observed = _observed(server)
     server = server if observed is None else observed.server
     admission = Admission(max_in_flight, max_requests)
+    # One that is not started ends nothing.
+    waits = Waits(max_in_flight) if waits is None else waits
     methods: Mapping[str, Mapping[str, tuple[Method, Any]]] = {
         SERVICES[0]: {
             "Predict": (
@@ -119,10 +125,10 @@ def service_handlers(
             for service, named in attempts.items()
         }
     handlers: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {
-        service: {name: rpc.unary(attempt) for name, attempt in named.items() if name != _STREAM}
+        service: {name: rpc.unary(attempt, waits) for name, attempt in named.items() if name != _STREAM}
         for service, named in attempts.items()
     }
-    streams = Streams(max_in_flight) if streams is None else streams
+    streams = Streams(max_in_flight, waits) if streams is None else streams
     handlers[OPEN_INFERENCE][_STREAM] = streams.handler(attempts[OPEN_INFERENCE][_STREAM])
     return [grpc.method_handlers_generic_handler(service, named) for service, named in handlers.items()]
 

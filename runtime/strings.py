@@ -21,6 +21,8 @@ _MOST = np.iinfo(np.int32).max
 """Bytes that all strings of a tensor may have together: positions are int32."""
 
 
+_TOGETHER = 1 << 14
+"""Strings that are joined, or cut, at a time: each takes 80 bytes meanwhile."""
 MANY = 1 << 18
 """Strings from which on it matters that OpenVINO keeps the memory of the largest request, 32 bytes for each."""
 
@@ -50,7 +52,11 @@ def pack(array: NDArray[Any]) -> tuple[Any, Any]:
         raise InvalidRequest(f"the strings of one input have {ends[-1]} bytes; want at most {_MOST}")
     begins = np.concatenate(([0], ends[:-1]))
     # One byte more than there is: nothing but empty strings is nothing too. Writable, as OpenVINO wants memory to be.
-    characters = np.frombuffer(bytearray().join([*strings, b"\0"]), np.uint8)
+    content = bytearray().join(strings[:_TOGETHER])
+    for i in range(_TOGETHER, len(strings), _TOGETHER):
+        content += b"".join(strings[i : i + _TOGETHER])
+    content += b"\0"
+    characters = np.frombuffer(content, np.uint8)
     parts = [part.astype(np.int32).reshape(array.shape) for part in (begins, ends)]
     return _run(_packing(array.ndim), [*parts, characters])
 
@@ -66,8 +72,13 @@ def unpack(tensor: Any) -> NDArray[Any]:
     request.wait()
     begins, ends, characters = (request.get_output_tensor(i).data for i in range(3))
     content = characters.tobytes()
+    begins, ends = begins.reshape(-1), ends.reshape(-1)
     array = np.empty(begins.size, object)
-    array[:] = [content[begin:end] for begin, end in zip(begins.ravel().tolist(), ends.ravel().tolist(), strict=True)]
+    for i in range(0, begins.size, _TOGETHER):
+        some = slice(i, i + _TOGETHER)
+        array[some] = [
+            content[begin:end] for begin, end in zip(begins[some].tolist(), ends[some].tolist(), strict=True)
+        ]
     return array.reshape(shape)
 
 

@@ -27,7 +27,8 @@ _OTHERS = {
     b"/v1/coldstart": ("GET", "coldstart"),
     b"/v1/coldstart.svg": ("GET", "coldstart.svg"),
 }
-HEALTH = (b"/v2/health/live", b"/v2/health/ready")
+LIVE = (b"/v2/health/live", b"/v2/health/live/")
+HEALTH = (*LIVE, b"/v2/health/ready", b"/v2/health/ready/")
 """The Open Inference Protocol's, answered by whoever knows what is to be up."""
 _LARGEST_VERSION = (1 << 63) - 1
 _QUOTED = 256

@@ -27,8 +27,9 @@ MAX_CONTAINERS = 1_000_000
 """How many of the values are lists or objects, which cost four times what a number does."""
 PATIENCE = 30.0
 """Seconds that a large body waits for others to be read."""
-_LARGE = 1 << 14
-"""Values from which a body is read alone. Fewer take 6 MB at most."""
+LARGE = (1 << 14) + 1
+"""Values above which a body is read alone. Fewer take 6 MB at most. One of 16 KiB cannot have more, so that it may be
+read where others wait: it does not wait for large ones."""
 _BLOCK = 1 << 16
 _ROWS = 1 << 12
 
@@ -49,7 +50,7 @@ def alone(body: bytes, deadline: float | None = None) -> Iterator[bool]:
         Overloaded: others are being read all the time.
         DeadlineExceeded: it is over.
     """
-    if _count(body) <= _LARGE:
+    if _count(body) <= LARGE:
         check(deadline)
         yield False
         return

@@ -16,9 +16,7 @@ import orjson
 from runtime.codecs.dtypes import tf_name
 from runtime.inventory import Inventory, Whereabouts
 from runtime.servable import LoadPhases
-from runtime.signature import Signature, TensorSpec
-
-SIGNATURE_DEF_MAP = "type.googleapis.com/tensorflow.serving.SignatureDefMap"
+from runtime.signature import SIGNATURE_DEF_MAP, Signature, TensorSpec
 
 
 def encode_status(versions: Iterable[tuple[int, str, str, str]]) -> bytes:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from model_cache.timeline import lap
 from runtime.codecs.dtypes import is_string
+from runtime.codecs.open_inference import raw
 from runtime.codecs.open_inference.datatypes import datatype_of
 from runtime.codecs.open_inference.inference import InferRequest, InferResponse, Input, Output, Wanted
 from runtime.errors import NAME, DeadlineExceeded, InvalidRequest, quoted, shown
@@ -49,7 +50,8 @@ def run(
         version: None for the one that serves.
         request: or the bytes of the only input, of a model that has one: Triton's raw binary request.
         timeout: as `runtime.predict`, like all of these.
-        is_in_haste: whether other requests wait for this thread, so that images are not decoded.
+        is_in_haste: whether other requests wait for this thread, so that images are not decoded, nor outputs
+            classified.
 
     Raises:
         InferenceError, ModelCacheError: it cannot be answered, or not now.
@@ -99,9 +101,10 @@ def _run(
         special = special_inputs(signature.special_inputs, given, request.parameters, deadline)
     else:
         files = _check(signature.inputs, given)
-    if files and is_in_haste:
+    if is_in_haste and (files or any(one.classes for one in wanted)):
         # A few bytes may take seconds.
-        raise DeadlineExceeded("images are not decoded in haste")
+        raise DeadlineExceeded("images are not decoded in haste, nor outputs classified")
+    given.update((name, raw.as_image(given[name])) for name in files)
     inputs: Tensors = {name: given[name].read(deadline) for name in signature.inputs}
     if files:
         from runtime.images import decode_images

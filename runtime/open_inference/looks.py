@@ -22,9 +22,12 @@ def look(server: ModelServer, verb: str, name: str, version: int | None, body: b
     """
     match verb:
         case "server":
-            return Reply(documents.server_metadata())
+            return Reply(documents.server_metadata(server.is_controlled))
         case "ready":
             return _readiness(name, metadata.readiness(server, name, version, until=until))
+        case "config":
+            signature = metadata.signature_of(server, name, version, until=until)
+            return Reply(orjson.dumps(documents.model_config(name, signature)))
         case "stats":
             return Reply(documents.statistics(statistics.rows(server, name, version, until)))
         case "index":

@@ -7,12 +7,11 @@ from typing import NamedTuple
 
 from model_cache.errors import ModelNotFound
 from runtime.errors import NAME, quoted
+from runtime.open_inference.repository import STATES
 from runtime.server import ModelServer, State, VersionStatus
 from runtime.signature import DEFAULT_SIGNATURE, Signature
 from runtime.status import Code
 
-# Of a version that is being loaded an answer is waited for.
-_ANSWERING = (State.AVAILABLE, State.LOADING)
 _TOLD = 8
 """Versions of which it is said why they are not ready."""
 
@@ -42,11 +41,23 @@ def of_model(
     Raises:
         InferenceError, ModelCacheError: as `ModelServer.lease`.
     """
-    with server.lease(name, version, deadline=deadline, until=until) as lease:
-        signature = lease.servable.signatures[DEFAULT_SIGNATURE]
+    signature = signature_of(server, name, version, until=until, deadline=deadline)
     statuses = server.status(name, deadline=deadline, until=until)
-    answering = sorted(status.version for status in statuses if status.state in _ANSWERING)
+    answering = sorted(status.version for status in statuses if _is_answering(status))
     return ModelMetadata(name, [str(number) for number in answering], signature)
+
+
+def signature_of(
+    server: ModelServer,
+    name: str,
+    version: int | None,
+    *,
+    until: float | None = None,
+    deadline: float | None = None,
+) -> Signature:
+    """Return what a model takes and gives. Arguments and errors: as `of_model`."""
+    with server.lease(name, version, deadline=deadline, until=until) as lease:
+        return lease.servable.signatures[DEFAULT_SIGNATURE]
 
 
 def readiness(
@@ -67,16 +78,23 @@ def readiness(
         InferenceError, ModelCacheError: as `ModelServer.status`.
     """
     statuses = server.status(name, version, deadline=deadline, until=until)
-    if any(status.state in _ANSWERING for status in statuses):
+    if any(_is_answering(status) for status in statuses):
         return ""
     failed = [status for status in statuses if not _is_gone(status)]
     if not failed:
         asked = quoted(name, NAME) if version is None else f"{quoted(name, NAME)}/{version}"
         raise ModelNotFound(f"Servable not found for request: {asked} is served no more")
-    return "; ".join(
-        f"{quoted(name, NAME)}/{status.version} is {status.state.name}{status.message and f': {status.message}'}"
-        for status in failed[:_TOLD]
-    )
+    return "; ".join(_told(name, status) for status in failed[:_TOLD])
+
+
+def _is_answering(status: VersionStatus) -> bool:
+    # For a version that is being loaded a request waits; what has failed will most likely fail again.
+    return status.state is State.AVAILABLE or (status.state is State.LOADING and not status.last_failure)
+
+
+def _told(name: str, status: VersionStatus) -> str:
+    why = status.message or status.last_failure
+    return f"{quoted(name, NAME)}/{status.version} is {STATES[status.state]}{why and f': {why}'}"
 
 
 def _is_gone(status: VersionStatus) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import orjson
 
 from runtime.codecs.open_inference.reports import IndexRow
-from runtime.errors import NAME, InvalidRequest, Unsupported, quoted, shown
+from runtime.errors import NAME, InvalidRequest, PayloadTooLarge, PreconditionFailed, Unsupported, quoted, shown
 from runtime.server import ModelServer, State, VersionStatus
 from runtime.status import Code
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 READY = "READY"
 _UNAVAILABLE = "UNAVAILABLE"
 _UNKNOWN = "UNKNOWN"
-_STATES = {
+STATES = {
     # It may still be uploaded.
     State.START: _UNAVAILABLE,
     State.LOADING: "LOADING",
@@ -31,6 +31,7 @@ _STATES = {
     State.UNLOADING: "UNLOADING",
     State.END: _UNAVAILABLE,
 }
+"""Triton's words."""
 # Where the status has no reason.
 _REASONS = {
     State.START: "it has only just appeared in storage and may still be uploaded",
@@ -39,6 +40,8 @@ _REASONS = {
 }
 # Of a model's files that a client sends along.
 _FILE = "file:"
+_MAX_BODY = 64 << 10
+"""Bytes of a request's body: a few words, which are read at once whatever there is of them."""
 
 
 class Peers(Protocol):
@@ -98,10 +101,12 @@ def load(
         parameters: the request's.
 
     Raises:
+        PreconditionFailed: clients may not.
         InvalidRequest: a parameter is for what Decant does not do.
         Overloaded: one of several processes has not answered in time.
         ModelCacheError: as `ModelServer.load`.
     """
+    _check_control(server)
     for key in parameters or ():
         if key == "config" or key.startswith(_FILE):
             raise InvalidRequest(
@@ -122,10 +127,12 @@ def unload(server: ModelServer, name: str, parameters: Mapping[str, object] | No
         parameters: the request's.
 
     Raises:
+        PreconditionFailed: clients may not; or as `ModelServer.unload`.
         InvalidRequest: a parameter makes no sense.
         Overloaded: one of several processes has not answered in time.
-        ModelNotFound, PreconditionFailed: as `ModelServer.unload`.
+        ModelNotFound: as `ModelServer.unload`.
     """
+    _check_control(server)
     # No model has others that depend on it.
     dependents = (parameters or {}).get("unload_dependents", False)
     if not isinstance(dependents, bool):
@@ -141,9 +148,10 @@ def read_index(body: bytes) -> IndexRequest:
 
     Raises:
         InvalidRequest: it makes no sense.
+        PayloadTooLarge: it says more than there is to say.
     """
     fields = _object(body)
-    ready, repository = fields.get("ready", False), fields.get("repository_name", "")
+    ready, repository = _given(fields, "ready", False), _given(fields, "repository_name", "")
     if not isinstance(ready, bool):
         raise InvalidRequest(f"'ready' is {shown(ready)}; want true or false")
     if not isinstance(repository, str):
@@ -156,14 +164,29 @@ def read_parameters(body: bytes) -> Mapping[str, object]:
 
     Raises:
         InvalidRequest: it makes no sense.
+        PayloadTooLarge: it says more than there is to say.
     """
-    parameters = _object(body).get("parameters", {})
+    parameters = _given(_object(body), "parameters", {})
     if not isinstance(parameters, dict):
         raise InvalidRequest(f"'parameters' is {shown(parameters)}; want an object")
     return parameters
 
 
+def _check_control(server: ModelServer) -> None:
+    if not server.is_controlled:
+        # Triton's words are the first of ours.
+        raise PreconditionFailed("explicit model load / unload is not allowed; see --model_control")
+
+
+def _given(fields: Mapping[str, Any], name: str, default: Any) -> Any:
+    # Pydantic's clients send null for what they leave out.
+    value = fields.get(name)
+    return default if value is None else value
+
+
 def _object(body: bytes) -> dict[str, Any]:
+    if len(body) > _MAX_BODY:
+        raise PayloadTooLarge(f"the body has {len(body)} bytes; want {_MAX_BODY} at most, as models cannot be sent")
     if not body.strip():
         return {}
     try:
@@ -187,4 +210,4 @@ def _rows(server: ModelServer, name: str, statuses: Sequence[VersionStatus]) -> 
             yield IndexRow(name, "", state, status.message)
         else:
             reason = status.message or _REASONS.get(status.state, "")
-            yield IndexRow(name, str(status.version), _STATES[status.state], reason)
+            yield IndexRow(name, str(status.version), STATES[status.state], reason)

@@ -67,7 +67,7 @@ class Service(NamedTuple):
                 with timeline.predict():
                     written = messages.encode_in_stream(self._infer(received, deadline), self.max_response)
                     lap("encode")
-                return Outcome(written)
+                return Outcome(written, release=admission.hold(len(written)))
         except Exception as exc:  # noqa: BLE001
             failed = rpc.failure("ModelStreamInfer", exc)
             # Without a text it would be no error.
@@ -104,12 +104,17 @@ def _model_ready(service: Service, request: Any, deadline: float | None) -> Any:
 
 
 def _server_metadata(service: Service, request: Any, deadline: float | None) -> Any:
-    return messages.server_metadata()
+    return messages.server_metadata(service.server.is_controlled)
 
 
 def _model_metadata(service: Service, request: Any, deadline: float | None) -> Any:
     version = _version(request.version)
     return messages.model_metadata(*metadata.of_model(service.server, request.name, version, deadline=deadline))
+
+
+def _model_config(service: Service, request: Any, deadline: float | None) -> Any:
+    signature = metadata.signature_of(service.server, request.name, _version(request.version), deadline=deadline)
+    return messages.model_config(request.name, signature)
 
 
 def _model_statistics(service: Service, request: Any, deadline: float | None) -> Any:
@@ -145,6 +150,7 @@ _METHODS: Mapping[str, tuple[str, Callable[[Service, Any, float | None], Any]]] 
     "ModelReady": ("ModelReadyRequest", _model_ready),
     "ServerMetadata": ("ServerMetadataRequest", _server_metadata),
     "ModelMetadata": ("ModelMetadataRequest", _model_metadata),
+    "ModelConfig": ("ModelConfigRequest", _model_config),
     "ModelStatistics": ("ModelStatisticsRequest", _model_statistics),
     "RepositoryIndex": ("RepositoryIndexRequest", _repository_index),
     "RepositoryModelLoad": ("RepositoryModelLoadRequest", _repository_model_load),

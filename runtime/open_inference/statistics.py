@@ -126,7 +126,7 @@ def rows(
     Args:
         server: whose models these are.
         name: of the model; empty for all.
-        version: None for all.
+        version: None for all; so is 0, as it is for other requests, of a model that has no version of that number.
         until: in seconds of the monotonic clock, when the model's first listing is not waited for any more.
 
     Raises:
@@ -136,9 +136,11 @@ def rows(
     """
     if name:
         server.status(name, version, until=until)
-    ids = sorted(id for id in server.wanted() if not name or (id.name == name and version in (None, id.version)))
-    if version is not None and not ids:
+    ids = sorted(id for id in server.wanted() if name in ("", id.name))
+    if version and ServableId(name, version) not in ids:
         raise ModelNotFound(f"Could not find version {version} of model {quoted(name, NAME)}")
+    if version is not None and ServableId(name, version) in ids:
+        ids = [ServableId(name, version)]
     counts = of(server).counts() if server.peers is None else server.peers.statistics()
     return [_row(id, counts.get((id.name, id.version), _NOTHING)) for id in ids]
 

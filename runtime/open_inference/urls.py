@@ -1,7 +1,7 @@
 """The Open Inference Protocol's URLs: what a request line asks for.
 
 As in `runtime.urls`, a path is matched as it was sent and decoded after that; cases count. Paths: the protocol's, and
-Triton's extensions ``statistics`` and ``model_repository``.
+Triton's extensions ``model_configuration``, ``statistics`` and ``model_repository``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _PATH = re.compile(
     rb"/v2(?:"
     # Before the model of that name, whose metadata is at its versions alone.
     rb"/models/(?P<all>stats)"
-    rb"|/models/(?P<model>[^/]+)(?:/versions/(?P<version>[0-9]+))?(?:/(?P<verb>infer|ready|stats))?"
+    rb"|/models/(?P<model>[^/]+)(?:/versions/(?P<version>[0-9]+))?(?:/(?P<verb>infer|ready|config|stats))?"
     rb"|/repository/(?P<index>index)"
     rb"|/repository/models/(?P<managed>[^/]+)/(?P<control>load|unload)"
     rb")?/?"
@@ -27,7 +27,7 @@ _POSTED = frozenset({"infer", "index", "load", "unload"})
 
 class Target(NamedTuple):
     verb: str
-    """infer, ready, metadata, load, unload; stats, of a model or of all; server, index, which have no model."""
+    """infer, ready, metadata, config, load, unload; stats, of a model or of all; server, index, which have no model."""
     name: str = ""
     version: int | None = None
 

@@ -38,14 +38,17 @@ def test_one_environment_answers_event_after_event_without_a_thread() -> None:
     predict = function_url("POST", "/v1/models/digits:predict", {}, {}, seven)
     ready = function_url("GET", "/v2/health/ready", {}, {}, b"")
     # What is compiled would be kept by a thread.
-    result = call(ready, predict, predict, DECANT_COMPILED_CACHE="false")
-    before, first, second = result["answers"]
+    load = function_url("POST", "/v2/repository/models/digits/load", {}, {}, b"")
+    result = call(ready, predict, predict, load, DECANT_COMPILED_CACHE="false")
+    before, first, second, refused = result["answers"]
     # What is not loaded is loaded on demand, so there is nothing to wait for.
     assert before["statusCode"] == 200
     assert json.loads(response_body(first))["predictions"][0]["digit"] == 7
     assert (first["body"], first["statusCode"]) == (second["body"], second["statusCode"])
     assert first["headers"]["content-type"] == "application/json"
     assert result["threads"] == 1
+    # It would be one environment of many that does so.
+    assert (refused["statusCode"], b"--model_control" in response_body(refused)) == (400, True)
 
 
 def test_the_settings_are_read(tmp_path: Path) -> None:

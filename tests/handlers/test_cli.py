@@ -83,13 +83,18 @@ def test_predict_asks_a_server(tmp_path: Path) -> None:
         (["cache", "rm"], 64, "one of the arguments"),
         (["cache", "rm", "--cache_dir", "nowhere", "abc"], 64, "'abc' is the beginning of 0 digests in the cache"),
         (["cache", "verify", "--cache_dir", "nowhere", "abc"], 64, "'abc' is the beginning of 0 digests in the cache"),
-        (["predict", "http://[/", SEVEN], 64, "cannot ask http://[: "),
+        (["predict", "http://[/", SEVEN], 64, "cannot ask http://[/: "),
         (
             ["predict", "http://127.0.0.1:999999999999999999999999999999/v1/models/m", SEVEN],
             64,
             "cannot ask http://127.0.0.1:999",
         ),
-        (["predict", "http://127.0.0.1:x/v1/models/m", SEVEN], 1, "cannot reach http://127.0.0.1:x/v1/models/m"),
+        (["predict", "http://127.0.0.1:x/v1/models/m", SEVEN], 64, "cannot ask http://127.0.0.1:x/v1/models/m"),
+        (
+            ["predict", "http://127.0.0.1:1/v1/models/m", SEVEN, "--shape", "auto"],
+            64,
+            "shape is given, and the model is a server's",
+        ),
         (["predict", "http://127.0.0.1:1/v1/models/\u00e9", SEVEN], 64, "cannot ask http://127.0.0.1:1/v1/models/"),
         (["inspect", "s3://[/"], 64, "model_path: "),
         (["inspect", DIGITS / "1"], 1, "no directory named by a number"),
@@ -190,7 +195,8 @@ def _answer_once(listener: socket.socket, answer: bytes) -> None:
     ("answer", "message"),
     [
         (b"", "cannot reach http://127.0.0.1"),
-        (b"220 mail.example ESMTP\r\n", "cannot reach http://127.0.0.1"),
+        (b"220 mail.example \x1b[2J\x9b\0\r\n", "predict: it speaks no HTTP; is the port gRPC's?"),
+        (b"HTTP/1.1 500 \r\nContent-Length: 7\r\n\r\nno\x1b[2J\xff", "answered 500: no\ufffd[2J\ufffd"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}", "did not send all of its answer"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n{}", "cannot reach http://127.0.0.1"),
         (b"HTTP/1.1 502 Bad\r\nContent-Length: 11\r\n\r\n<p>\nno\n</p>", "answered 502: <p> no </p>"),
@@ -204,6 +210,13 @@ def test_what_is_no_server_of_ours_is_told_in_one_line(answer: bytes, message: s
     assert done.stdout == b""
     (line,) = done.stderr.decode().splitlines()
     assert message in line
+    assert line.isprintable()
+
+
+def test_an_answer_does_not_command_the_terminal() -> None:
+    with answering(b'HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n["\x1b[2J\xc2\x9b",\n1]') as url:
+        done = decant("predict", url, SEVEN)
+    assert (done.returncode, done.stdout) == (0, b'["\\u001b[2J\\u009b",\n1]\n')
 
 
 SIGNALS_ITSELF = """

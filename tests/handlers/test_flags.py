@@ -36,6 +36,7 @@ UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_le
 SERVICES = {
     "tensorflow.serving.PredictionService",
     "tensorflow.serving.ModelService",
+    "inference.GRPCInferenceService",
     "grpc.health.v1.Health",
     "grpc.reflection.v1alpha.ServerReflection",
 }
@@ -125,6 +126,7 @@ def test_what_is_run_together_waits_and_is_padded_as_flags_say_and_both_fronts_a
     padding = ["--allowed_batch_sizes", "2,4", "--pad_variable_length_inputs"]
     models.save(witness(), tmp_path / "model")
     fronts = ["--rest_api_timeout_in_ms", "1000", "--rest_api_enable_cors_support", "--grpc_reflection"]
+    fronts += ["--model_control", "false"]
     with (
         serving(tmp_path, *batching, *padding, *fronts, "--tensor_content_from", "64") as (server, channel),
         ThreadPoolExecutor(2) as pool,
@@ -148,6 +150,7 @@ def test_what_is_run_together_waits_and_is_padded_as_flags_say_and_both_fronts_a
         reply = server.post(PREDICT, {"instances": [[0, 0]] * 4}, headers)
         assert (reply.status, reply.body) == (200, {"predictions": [[4, 2]] * 4})
         assert reply.headers["access-control-allow-origin"] == "*"
+        assert server.post("/v2/repository/models/m/unload", {}).status == 400
         # Before the end of its wait for others.
         assert server.post(PREDICT, {"instances": [[0, 0]]}).status == 504
 

@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,17 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from handlers.grpc_sidecar import GrpcServer
 from runtime.metrics import Metrics
-from runtime.rpc import STREAM_PATIENCE, Streams
+from runtime.rpc import MESSAGE_PATIENCE, Outcome, Waits
 from runtime.servicers import OPEN_INFERENCE, service_handlers
+from runtime.streams import STREAM_PATIENCE, Streams
 from tests.fakes import PATIENCE, Clock, Gate, until
-from tests.handlers.grpc_front import UNLIMITED, X, Y, listening, outcome, predict
+from tests.handlers.grpc_front import PREDICT, UNLIMITED, X, Y, listening, outcome, predict, request_of
 from tests.runtime.open_inference import oracle
 from tests.runtime.servables import NAME, HalfPlusTwo, Stage, stage
 
 PREFIX = f"/{OPEN_INFERENCE}/"
+LARGE = np.zeros(1 << 20, np.float32)
+"""Answered with 12 MiB, far more than gRPC has on its way."""
 Answer = Any
 
 
@@ -144,7 +147,6 @@ def test_both_protocols_are_answered_on_one_port(s: Stage, path: str) -> None:
         ("ModelInfer", b"\xff not a message", "INVALID_ARGUMENT", "the message is no ModelInferRequest"),
         ("ModelReady", oracle.message("NameAndVersion")(name="other"), "NOT_FOUND", ""),
         # What Triton has besides.
-        ("ModelConfig", b"", "UNIMPLEMENTED", "Method not found!"),
         ("SystemSharedMemoryStatus", b"", "UNIMPLEMENTED", "Method not found!"),
         ("CudaSharedMemoryRegister", b"", "UNIMPLEMENTED", "Method not found!"),
         ("TraceSetting", b"", "UNIMPLEMENTED", "Method not found!"),
@@ -175,6 +177,21 @@ def test_it_is_ready_when_the_health_service_says_so(s: Stage, path: str) -> Non
         listens.set_ready()
         assert told() == (True, {True})
         assert unary(channel, "ServerLive", "Live")(b"", timeout=PATIENCE).live
+
+
+def test_who_watches_the_health_service_is_told_when_it_changes(s: Stage, path: str) -> None:
+    serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+    with front(s, path, max_threads=1) as (listens, channel):
+        watching: Any = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=PATIENCE)
+        assert next(watching).status == not_serving
+        listens.set_ready()
+        assert next(watching).status == serving
+        # It takes no thread meanwhile.
+        assert infer(channel) == Y
+        thread, _ = drain_behind(listens)
+        assert next(watching).status == not_serving
+        watching.cancel()
+        thread.join(PATIENCE)
 
 
 def test_tools_build_messages_from_what_reflection_tells_them(s: Stage, path: str) -> None:
@@ -333,11 +350,11 @@ def test_a_stream_that_waits_for_its_client_keeps_no_answer(s: Stage, path: str)
 
 
 @contextlib.contextmanager
-def with_streams(s: Stage, streams: Streams, path: str) -> Iterator[grpc.Channel]:
+def with_services(s: Stage, path: str, **options: Any) -> Iterator[grpc.Channel]:
     """A server with nothing but the services."""
-    with ThreadPoolExecutor(4) as pool:
+    with ThreadPoolExecutor(4, thread_name_prefix="calls") as pool:
         server = grpc.server(pool, options=UNLIMITED)
-        server.add_generic_rpc_handlers(tuple(service_handlers(s.server, streams=streams)))
+        server.add_generic_rpc_handlers(tuple(service_handlers(s.server, **options)))
         server.add_insecure_port(f"unix:{path}")
         server.start()
         try:
@@ -345,13 +362,22 @@ def with_streams(s: Stage, streams: Streams, path: str) -> Iterator[grpc.Channel
                 yield channel
         finally:
             server.stop(None).wait(PATIENCE)
+
+
+@contextlib.contextmanager
+def with_streams(s: Stage, streams: Streams, path: str) -> Iterator[grpc.Channel]:
+    with with_services(s, path, streams=streams) as channel:
+        try:
+            yield channel
+        finally:
+            streams.drain()
             streams.close()
 
 
 def test_a_stream_whose_client_is_silent_makes_room_for_another(s: Stage, path: str) -> None:
     clock = Clock()
     with (
-        with_streams(s, Streams(2, clock=clock), path) as channel,
+        with_streams(s, Streams(2, Waits(2), clock=clock), path) as channel,
         streamed(channel) as first,
         streamed(channel) as second,
     ):
@@ -374,7 +400,7 @@ def test_a_stream_whose_message_is_being_answered_keeps_its_place(path: str) -> 
     with (
         stage(1, make=Waiting) as s,
         s.server.lease(NAME),
-        with_streams(s, Streams(1, clock=clock), path) as channel,
+        with_streams(s, Streams(1, Waits(1), clock=clock), path) as channel,
         streamed(channel) as first,
     ):
         first.send(wanted())
@@ -388,24 +414,24 @@ def test_a_stream_whose_message_is_being_answered_keeps_its_place(path: str) -> 
         assert y_of(first.receive()) == Y
 
 
+class Counting(HalfPlusTwo):
+    calls = 0
+
+    def predict(self, signature_name: str, inputs: Any, deadline: float | None = None) -> Any:
+        self.calls += 1
+        return super().predict(signature_name, inputs, deadline)
+
+
 def test_for_a_client_that_does_not_read_nothing_is_kept_but_one_answer(path: str) -> None:
-    class Counting(HalfPlusTwo):
-        calls = 0
-
-        def predict(self, signature_name: str, inputs: Any, deadline: float | None = None) -> Any:
-            Counting.calls += 1
-            return super().predict(signature_name, inputs, deadline)
-
     clock = Clock()
-    x = np.zeros(1 << 20, np.float32)
     with (
         stage(1, make=Counting) as s,
-        with_streams(s, Streams(1, clock=clock), path) as channel,
+        s.server.lease(NAME),
+        with_streams(s, Streams(1, Waits(1), clock=clock), path) as channel,
         streamed(channel) as first,
     ):
-        # Each is answered with 12 MiB, far more than gRPC has on its way.
-        first.send(*[wanted(x=x)] * 20)
-        until(lambda: Counting.calls > 0)
+        first.send(*[wanted(x=LARGE)] * 20)
+        until(lambda: s.loader.servables[1].calls > 0)
 
         # Its place is another's, as soon as it waits for its client.
         def is_answered() -> bool:
@@ -415,7 +441,222 @@ def test_for_a_client_that_does_not_read_nothing_is_kept_but_one_answer(path: st
                 return second.code_or_answer() == Y
 
         until(is_answered)
-        assert Counting.calls < 10
+        assert s.loader.servables[1].calls < 10
+
+
+INFER = f"{PREFIX}ModelInfer"
+STREAM = f"{PREFIX}ModelStreamInfer"
+# All are answered with 12 MiB.
+REQUESTS = {PREDICT: request_of(NAME, np.tile(LARGE, 3)), INFER: wanted(x=LARGE), STREAM: wanted(x=LARGE)}
+
+
+def unread(channel: grpc.Channel, method: str) -> Any:
+    """A call with one message of which the client takes nothing until it is asked for the answer."""
+    begin: Any = channel.stream_stream(method)
+    never = threading.Event()
+
+    def requests() -> Iterator[bytes]:
+        yield REQUESTS[method].SerializeToString()
+        never.wait(PATIENCE)
+
+    call = begin(requests(), timeout=4 * PATIENCE)
+    call.add_callback(never.set)
+    return call
+
+
+def refused(channel: grpc.Channel) -> str:
+    """Why a call is, if it is."""
+    try:
+        infer(channel)
+    except grpc.RpcError as exc:
+        error: Any = exc
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        return str(error.details())
+    return ""
+
+
+def are_held(channel: grpc.Channel, count: int) -> Callable[[], bool]:
+    """Whether so many answers, and nothing else, are what others are refused for."""
+    return lambda: refused(channel).startswith(f"the requests of 0 calls and {count} answers that are being sent take ")
+
+
+@contextlib.contextmanager
+def holding(path: str, method: str, waits: Waits) -> Iterator[tuple[grpc.Channel, Any]]:
+    """A server that has an answer which its client does not take, and room for nothing else."""
+    with (
+        stage(1, make=Counting) as s,
+        s.server.lease(NAME),
+        front(s, path, max_requests=1, waits=waits) as (_, channel),
+    ):
+        call = unread(channel, method)
+        # It would be refused itself if it came together with another one.
+        until(lambda: s.loader.servables[1].calls > 0)
+        until(are_held(channel, 1))
+        yield channel, call
+        call.cancel()
+
+
+@pytest.mark.parametrize("method", [PREDICT, INFER, STREAM])
+def test_an_answer_counts_until_its_client_has_taken_it(path: str, method: str) -> None:
+    with holding(path, method, Waits(4)) as (channel, call):
+        assert len(next(call)) > 12 << 20
+        until(lambda: refused(channel) == "")
+
+
+@pytest.mark.parametrize("method", [PREDICT, INFER, STREAM])
+def test_a_call_whose_answer_nobody_takes_is_given_up(path: str, method: str) -> None:
+    clock = Clock()
+    with holding(path, method, Waits(4, silence=0.04, clock=clock)) as (channel, call):
+
+        def is_given_up() -> bool:
+            clock.now += 60
+            return refused(channel) == ""
+
+        until(is_given_up)
+        assert outcome(next, call) is grpc.StatusCode.CANCELLED
+
+
+def test_clients_that_do_not_read_have_no_more_than_requests_may(s: Stage, path: str) -> None:
+    with front(s, path, max_in_flight=12, max_requests=21 << 20) as (_, channel):
+        # Of 4 MiB each, and 12 MiB.
+        calls = [unread(channel, STREAM) for _ in range(2)]
+        until(are_held(channel, 2))
+        others = [unread(channel, STREAM) for _ in range(8)]
+        for call in others:
+            assert "2 answers" in oracle.ModelStreamInferResponse.FromString(next(call)).error_message
+        for call in calls:
+            # One stream goes on, whatever the others do.
+            assert y_of(oracle.ModelStreamInferResponse.FromString(next(call)))[0] == 2
+        until(lambda: refused(channel) == "")
+        for call in (*calls, *others):
+            call.cancel()
+
+
+def silent(channel: grpc.Channel, method: str) -> tuple[Any, queue.SimpleQueue[bytes | None]]:
+    """A call whose client says what it wants of it, and sends its message when that is put into the queue."""
+    requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+    begin: Any = channel.stream_unary(method)
+    call = begin.future(iter(requests.get, None), timeout=4 * PATIENCE)
+    call.add_done_callback(lambda _: requests.put(None))
+    return call, requests
+
+
+HEALTH = "/grpc.health.v1.Health/"
+
+
+@pytest.mark.parametrize("method", [PREDICT, INFER, f"{HEALTH}Check", f"{HEALTH}List", f"{HEALTH}Watch"])
+def test_calls_without_their_message_do_not_keep_the_threads(s: Stage, path: str, method: str) -> None:
+    clock = Clock()
+    with front(s, path, max_threads=4, waits=Waits(4, silence=0.04, clock=clock)) as (_, channel):
+        calls = [silent(channel, method)[0] for _ in range(6)]
+
+        def are_done() -> bool:
+            clock.now += MESSAGE_PATIENCE
+            # As many as half of the threads may be waited for.
+            return [call.done() for call in calls].count(True) >= 4
+
+        until(are_done)
+        assert infer(channel) == Y
+        assert {call.code() for call in calls if call.done()} == {grpc.StatusCode.CANCELLED}
+        for call in calls:
+            call.cancel()
+
+
+def test_a_message_that_takes_long_is_waited_for_while_there_are_threads(s: Stage, path: str) -> None:
+    clock = Clock()
+    waits = Waits(4, clock=clock)
+    with with_services(s, path, waits=waits) as channel:
+        began = [silent(channel, method) for method in (PREDICT, INFER)]
+        # Both have a thread, and whoever is answered behind them another.
+        until(lambda: sum(thread.name.startswith("calls") for thread in threading.enumerate()) >= 2)
+        assert infer(channel) == Y
+        clock.now += 100 * MESSAGE_PATIENCE
+        waits.look()
+        messages = [request_of(NAME, X), wanted()]
+        for (call, requests), message in zip(began, messages, strict=True):
+            requests.put(message.SerializeToString())
+            assert call.result(PATIENCE)
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_of_several_messages_the_first_is_answered_and_of_none_nothing(s: Stage, path: str, count: int) -> None:
+    with front(s, path) as (_, channel):
+        call, requests = silent(channel, INFER)
+        for message in [wanted(id="1"), wanted(id="2")][:count]:
+            requests.put(message.SerializeToString())
+        requests.put(None)
+        if count:
+            assert oracle.message("ModelInferResponse").FromString(call.result(PATIENCE)).id == "1"
+        else:
+            error = call.exception(PATIENCE)
+            assert (error.code(), error.details()) == (
+                grpc.StatusCode.UNIMPLEMENTED,
+                "the call has ended without a message; want one",
+            )
+
+
+def test_one_thread_looks_at_calls_for_as_long_as_there_is_a_server(s: Stage, path: str) -> None:
+    def looking() -> int:
+        return sum(thread.name == "grpc-waits" for thread in threading.enumerate())
+
+    until(lambda: looking() == 0)
+    with front(s, path) as (_, channel):
+        assert infer(channel) == Y
+        assert looking() == 1
+    until(lambda: looking() == 0)
+
+
+class Aborted(Exception):
+    pass
+
+
+class Context:
+    """A stream's whose client hears of its cancelling later than of its status."""
+
+    def __init__(self) -> None:
+        self.status: tuple[grpc.StatusCode, str] | None = None
+        self.is_cancelled = False
+
+    def time_remaining(self) -> float:
+        return 1e10
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+    def abort(self, code: grpc.StatusCode, details: str) -> None:
+        self.status = (code, details)
+        raise Aborted
+
+
+@pytest.mark.parametrize(
+    ("is_drained", "why"),
+    [(True, "the server is stopping"), (False, "another stream has the place of this one, which has waited")],
+)
+def test_a_message_that_comes_as_its_stream_is_ended_is_refused(is_drained: bool, why: str) -> None:
+    streams = Streams(1, Waits(1), patience=0)
+    context: Any = Context()
+    another: Any = Context()
+    answered: list[bytes] = []
+
+    def attempt(content: bytes, deadline: float | None) -> Outcome:
+        answered.append(content)
+        return Outcome(content)
+
+    def requests() -> Iterator[bytes]:
+        yield b"1"
+        if is_drained:
+            streams.drain()
+        else:
+            assert list(streams.answer(attempt, iter(()), another)) == []
+        yield b"2"
+
+    answers = streams.answer(attempt, requests(), context)
+    assert next(answers) == [b"1"]
+    with pytest.raises(Aborted):
+        next(answers)
+    assert context.is_cancelled
+    code, details = context.status
+    assert (code, details[: len(why)], answered) == (grpc.StatusCode.UNAVAILABLE, why, [b"1"])
 
 
 def drain_behind(listens: GrpcServer) -> tuple[threading.Thread, list[bool]]:
@@ -444,7 +685,7 @@ def test_a_message_that_is_being_answered_is_answered_before_a_stream_ends(path:
         servable.gate.wait_until_reached()
         thread, drained = drain_behind(listens)
         # Nobody else is let in meanwhile.
-        until(lambda: outcome(infer, channel) is not grpc.StatusCode.OK)
+        until(lambda: outcome(unary(channel, "ServerLive"), b"", timeout=PATIENCE) is not grpc.StatusCode.OK)
         servable.gate.open()
         answer = stream.receive()
         assert (answer.infer_response.id, y_of(answer)) == ("1", Y)
@@ -457,7 +698,7 @@ def test_a_message_that_is_being_answered_is_answered_before_a_stream_ends(path:
 
 
 def test_a_client_that_goes_away_leaves_no_stream(s: Stage, path: str) -> None:
-    with with_streams(s, Streams(1), path) as channel:
+    with with_streams(s, Streams(1, Waits(1)), path) as channel:
 
         def is_answered() -> bool:
             with streamed(channel) as stream:

@@ -225,3 +225,41 @@ def test_numbers_in_a_large_body_are_where_an_engine_can_read_them(way: str) -> 
             assert np.frombuffer(y, "<f4") == [19_999]
             # Else it is as it comes.
             assert way != "declared" or address % 16 == 0
+
+
+@pytest.mark.parametrize("piece", [1000, 4096, 1 << 20])
+def test_tensors_are_moved_wherever_the_body_is_cut(server: HttpServer, piece: int) -> None:
+    x = numbers(20_000)
+    for padding in range(0, 17, 5):
+        # JSON that ends in the first piece, at its end and behind it.
+        for length in (0, piece - 190, piece):
+            body, size = binary(x, id="x" * min(padding + length, 10_000))
+            with connect(server) as connection:
+                request = post(body, f"{JSON_SIZE}: {size}", "Connection: close", target=INFER)
+                for at in range(0, len(request), piece):
+                    connection.sendall(request[at : at + piece])
+                check(*split(rest(connection)), x)
+
+
+@pytest.mark.parametrize("tail", [10, 70_000])
+@pytest.mark.parametrize(
+    ("mistake", "offset"), [(b'{"inputs":[1,,2]}', 13), (b'{"id":"a" "b"}', 10), (b"{}}", 2), (b'{"inputs":[1', 12)]
+)
+def test_an_error_in_json_is_where_the_client_has_it(
+    server: HttpServer, mistake: bytes, offset: int, tail: int
+) -> None:
+    size = len(mistake)
+    status, _, content = ask(server, "POST", INFER, mistake + bytes(tail), {JSON_SIZE: str(size)})
+    message = json.loads(content)["error"]
+    assert status == 400
+    assert f"at offset: {offset};" in message
+    assert message.endswith(f"says that {size} bytes of {size + tail} are JSON")
+
+
+@pytest.mark.parametrize("blanks", [10, 70_000])
+def test_the_other_protocol_takes_no_note_of_the_header(server: HttpServer, blanks: int) -> None:
+    mistake = b'{"instances":[1,,2]}' + b" " * blanks
+    _, _, alone = ask(server, "POST", PREDICT, mistake)
+    status, _, content = ask(server, "POST", PREDICT, mistake, {JSON_SIZE: "5"})
+    assert (status, content) == (400, alone)
+    assert b"at offset: 16" in content

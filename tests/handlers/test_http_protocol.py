@@ -215,7 +215,7 @@ def test_the_body_of_a_request_that_needs_none_may_be_no_body(server: HttpServer
         assert rest(connection) == b""
 
 
-@pytest.mark.parametrize("target", [MODEL, "/nothing", "/v2/health/live", "/v1/nothing"])
+@pytest.mark.parametrize("target", [MODEL, "/nothing", "/v2/health/live", "/v2/health/ready/", "/v1/nothing"])
 @pytest.mark.parametrize("size", [0, 10, 300_000])
 def test_a_body_that_nobody_reads_is_passed_over(server: HttpServer, target: str, size: int) -> None:
     body = b"x" * size

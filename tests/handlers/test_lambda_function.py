@@ -78,6 +78,7 @@ REQUESTS: Mapping[str, tuple[str, str, Fields, Fields, bytes]] = {
     "live": ("GET", "/v2/health/live", {}, {}, b""),
     "ready": ("GET", "/v2/health/ready", {"a": "b"}, {}, b""),
     "ready, HEAD": ("HEAD", "/v2/health/ready", {}, {}, b""),
+    "live, with a slash": ("GET", "/v2/health/live/", {}, {}, b""),
     "ready, POST": ("POST", "/v2/health/ready", {}, {}, b""),
     "ready, otherwise written": ("GET", "/v2/health/r%65ady", {}, {}, b""),
     "neither": ("GET", "/v2/models/digits", {}, {}, b""),

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from handlers.one_shot import predict
-from handlers.remote import Protocol, Remote, Transport, ask, remote_of
+from handlers.remote import Protocol, Remote, Transport, ask, is_of_v2, remote_of
 from handlers.settings import SettingsError, read_settings
 from handlers.tls import Tls
 from model_cache.errors import StorageUnavailable
@@ -104,8 +104,14 @@ def asked(model: str, body: object, protocol: Protocol | None = None, version: i
         # Behind a gateway's stage.
         ("http://h/v2/v1/models/m", (None, None), ("http://h/v2/v1/models/m", "tfs", "http")),
         ("http://h/v1/models/v2", (None, None), ("http://h/v1/models/v2", "tfs", "http")),
-        ("http://h/m", (None, None), ("http://h/m", "tfs", "http")),
-        ("http://h/m", ("v2", None), ("http://h/m", "v2", "http")),
+        ("http://h/v2/models/infer", (None, None), ("http://h/v2/models/infer", "v2", "http")),
+        # As addresses are copied.
+        ("http://h:1/v1/models/m:predict", (None, None), ("http://h:1/v1/models/m", "tfs", "http")),
+        ("http://h:1/v2/models/m/infer", (None, None), ("http://h:1/v2/models/m", "v2", "http")),
+        ("http://h:1/v2/models/m/versions/2/infer", (None, None), (
+            "http://h:1/v2/models/m/versions/2", "v2", "http", "", "", False, True)),
+        ("http://h:1/v1/models/m/labels/l", (None, None), (
+            "http://h:1/v1/models/m/labels/l", "tfs", "http", "", "", False, True)),
         ("grpc://h:1/m", (None, None), ("grpc://h:1/m", "tfs", "grpc", "h:1", "m", False)),
         ("grpcs://[::1]:443/a%2Fb%40c", ("v2", "grpc"), (
             "grpcs://[::1]:443/a%2Fb%40c", "v2", "grpc", "[::1]:443", "a/b@c", True)),
@@ -124,6 +130,18 @@ def test_a_url_says_how_its_server_is_asked(
         ("http://h:1/v2/models/m", ("tfs", None), "protocol is tfs, and http://h:1/v2/models/m is for v2"),
         ("http://h:1/v1/models/m", (None, "grpc"), "transport is grpc, and http://h:1/v1/models/m is for http"),
         ("grpcs://h:1/m", (None, "http"), "transport is http, and grpcs://h:1/m is for grpc"),
+        ("http://h:1", (None, None), "cannot ask http://h:1: it is no model's"),
+        ("http://h:1/v2", (None, None), "cannot ask http://h:1/v2: it is no model's"),
+        ("http://h:1/v2/models/", (None, None), "cannot ask http://h:1/v2/models/: it is no model's"),
+        ("http://h:1/v1/models/m:classify", (None, None), "cannot ask http://h:1/v1/models/m:classify: it is no"),
+        ("http://h:1/v1/models/m/infer", (None, None), "cannot ask http://h:1/v1/models/m/infer: it is no model's"),
+        ("http://h:1/v2/models/m/labels/l", (None, None), "cannot ask http://h:1/v2/models/m/labels/l: it is no"),
+        ("http://h:1/m", ("v2", None), "cannot ask http://h:1/m: it is no model's"),
+        ("http:///v1/models/m", (None, None), "cannot ask http:///v1/models/m: host or port is missing"),
+        ("http://h:0/v1/models/m", (None, None), "cannot ask http://h:0/v1/models/m: host or port is missing"),
+        ("http://h:99999/v1/models/m", (None, None), "cannot ask http://h:99999/v1/models/m: Port out of range"),
+        ("localhost:8501/v2/models/m", (None, None), "localhost:8501/v2/models/m begins with a port and no scheme"),
+        ("127.0.0.1:8500/m", (None, None), "127.0.0.1:8500/m begins with a port and no scheme"),
         ("models/digits", (None, "grpc"), "transport is grpc, and the model is no server"),
         ("http://me:hush@h/v1/models/m", (None, None), "the http:// URL has an @ in it"),
         ("http://me:hu/sh@h/v1/models/m", (None, None), "the http:// URL has an @ in it"),
@@ -238,6 +256,13 @@ def test_a_version_is_asked_for(protocol: Protocol, halves: Served) -> None:
             assert found == [version]
         with pytest.raises(InferenceError, match=r"answered (NOT_FOUND|404): .*Specific\(half_plus_two, 9\)"):
             asked(model, body, protocol, 9)
+        chosen = f"{halves.http}/{path}/models/{NAME}/versions/2"
+        answer = asked(chosen, body, protocol)["outputs"]
+        assert (answer["version"] if protocol == "tfs" else answer[1]["data"]) == [2]
+        with pytest.raises(
+            SettingsError, match=r"version is 1, and http://\S+/versions/2 says which; want one of them"
+        ):
+            asked(chosen, body, protocol, 1)
     with pytest.raises(SettingsError, match=r"version is -1; want"):
         asked(f"{halves.grpc}/{NAME}", body, protocol, -1)
 
@@ -313,13 +338,44 @@ def test_a_server_that_is_not_there_is_told_in_one_line() -> None:
     assert line.startswith(f"decant: cannot reach {model}: ")
 
 
+def test_a_request_of_the_other_protocol_is_told_how_to_be_sent(tmp_path: Path) -> None:
+    (tmp_path / "v2.json").write_text(json.dumps(V2))
+    done = decant("predict", DIGITS, tmp_path / "v2.json")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"; the request is one of v2; want --protocol v2, or the URL of /v2/models/NAME" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("body", "want"),
+    [
+        (json.dumps(V2).encode(), True),
+        (json.dumps(TFS).encode(), False),
+        (b'{"inputs": {"name": 1, "shape": 2, "datatype": 3}}', False),
+        (b'{"inputs": [1]}', False),
+        (b'{"inputs": []}', False),
+        (b'{"inputs": [{"name": 1}]}', False),
+        (b"[]", False),
+        (b"no JSON", False),
+        (b"\xff", False),
+        (b"[" * 100_000, False),
+    ],
+)
+def test_requests_of_the_other_protocol_have_tensors(body: bytes, want: bool) -> None:
+    assert is_of_v2(body) is want
+
+
 @contextmanager
-def answering(content: bytes) -> Iterator[str]:
-    """A gRPC server that answers each call with these bytes; yields its URL."""
+def answering(content: bytes | grpc.StatusCode) -> Iterator[str]:
+    """A gRPC server that answers each call with these bytes, or this error; yields its URL."""
+
+    def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+        if isinstance(content, bytes):
+            return content
+        context.abort(content, "not \x1b[2J now")
 
     class Handler(grpc.GenericRpcHandler):
         def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-            return grpc.unary_unary_rpc_method_handler(lambda request, context: content)
+            return grpc.unary_unary_rpc_method_handler(answer)
 
     server = grpc.server(futures.ThreadPoolExecutor(1), [Handler()])
     port = server.add_insecure_port("127.0.0.1:0")
@@ -373,6 +429,14 @@ def test_an_answer_that_is_none_is_the_servers_fault(protocol: Protocol, answer:
     with answering(answer) as model, pytest.raises(InferenceError, match=message) as failure:
         asked(model, body, protocol)
     assert not isinstance(failure.value, InvalidRequest)
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND])
+def test_an_error_that_a_server_answers_is_told_as_one(code: grpc.StatusCode) -> None:
+    """UNAVAILABLE is also what there is where nobody answers."""
+    with answering(code) as model, pytest.raises(InferenceError) as failure:
+        asked(model, V2, "v2")
+    assert str(failure.value) == f"{model} answered {code.name}: not \ufffd[2J now"
 
 
 def test_an_answer_may_have_its_numbers_in_contents() -> None:

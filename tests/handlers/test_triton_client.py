@@ -268,6 +268,34 @@ def test_it_lives_and_is_ready(client: TritonClient) -> None:
             assert caught.value.status == "StatusCode.NOT_FOUND"
 
 
+def test_it_says_how_a_model_is_configured(client: TritonClient) -> None:
+    config = client.call("get_model_config", "crossing")
+    # Of gRPC it is a field of the answer.
+    config = config.get("config", config)
+    assert (config["name"], config["platform"], config["backend"]) == ("crossing", "openvino", "openvino")
+    # JSON of protobuf's leaves out what is 0, and has numbers of 64 bits as strings.
+    assert int(config.get("max_batch_size", 0)) == 0
+    assert [
+        {one["name"]: (one["data_type"], [int(size) for size in one.get("dims", [])]) for one in config[side]}
+        for side in ("input", "output")
+    ] == [
+        {"left": ("TYPE_FP32", [-1, 3]), "right": ("TYPE_INT32", [2, -1])},
+        {"total": ("TYPE_FP32", [-1]), "doubled": ("TYPE_INT32", [2, -1])},
+    ]
+    with pytest.raises(ClientError, match="absent") as caught:
+        client.call("get_model_config", "absent")
+    assert caught.value.status == status(client, "NOT_FOUND")
+
+
+@pytest.mark.parametrize("datatype", DATATYPES)
+def test_it_knows_the_types_of_a_configuration(side: Side, datatype: str) -> None:
+    wanted = "TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}"
+    (input_,) = side.grpc.call("get_model_config", datatype)["config"]["input"]
+    assert input_["data_type"] == wanted
+    (input_,) = side.http.call("get_model_config", datatype)["input"]
+    assert input_["data_type"] == wanted
+
+
 def test_a_version_that_is_no_number_is_not_there(side: Side) -> None:
     for client, wanted in ((side.http, "404"), (side.grpc, "StatusCode.INVALID_ARGUMENT")):
         with pytest.raises(ClientError, match="new") as caught:
@@ -367,7 +395,6 @@ def counted(client: TritonClient) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("method", "arguments"),
     [
-        ("get_model_config", ["doubler"]),
         ("get_trace_settings", []),
         ("get_log_settings", []),
         ("get_system_shared_memory_status", []),

@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 
 from handlers.settings import kinds, read_flags, read_settings
 from model_cache.repository import LISTING_TTL
+from runtime.servicers import OPEN_INFERENCE_METHODS
 from tests.infra.helm_values import NOT_IN, ONE_MODEL, OTHERS, OVMS, PRODUCTION, SETS, Values, with_values
 from tests.infra.kubernetes_objects import (
     Object,
@@ -393,21 +394,32 @@ def test_the_pods_are_who_the_clouds_know(chart: Helm) -> None:
     assert "annotations" not in of_kind(rendered(chart, ONE_MODEL), "ServiceAccount")["metadata"]
 
 
+MANAGING = {"RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload", "ModelStatistics"}
+
+
 def test_ingress_and_gateway_pass_on_predictions_and_no_reload(chart: Helm) -> None:
     objects = rendered(chart, with_values(PRODUCTION, gateway=OTHERS["gateway"]))
-    paths = {
-        path["backend"]["service"]["port"]["name"]: path["path"]
-        for one in objects
-        if one["kind"] == "Ingress"
-        for rule in one["spec"]["rules"]
-        for path in rule["http"]["paths"]
-    }
-    (match,) = of_kind(objects, "HTTPRoute")["spec"]["rules"][0]["matches"]
-    (method,) = of_kind(objects, "GRPCRoute")["spec"]["rules"][0]["matches"]
-    assert paths["rest"] == match["path"]["value"] == "/v1/models"
-    assert paths["grpc"].removeprefix("/") == method["method"]["service"] == "tensorflow.serving.PredictionService"
-    assert not "/v1/config/reload".startswith(paths["rest"])
-    assert not "/tensorflow.serving.ModelService/HandleReloadConfigRequest".startswith(paths["grpc"])
+    paths: dict[str, set[str]] = {"rest": set(), "grpc": set()}
+    for one in objects:
+        if one["kind"] == "Ingress":
+            for rule in one["spec"]["rules"]:
+                for path in rule["http"]["paths"]:
+                    paths[path["backend"]["service"]["port"]["name"]].add(path["path"])
+    matches = of_kind(objects, "HTTPRoute")["spec"]["rules"][0]["matches"]
+    methods = [match["method"] for match in of_kind(objects, "GRPCRoute")["spec"]["rules"][0]["matches"]]
+    assert paths["rest"] == {match["path"]["value"] for match in matches}
+    assert paths["grpc"] == {f"/{'/'.join([one['service'], *filter(None, [one.get('method')])])}" for one in methods}
+    # The rest of this service is the repository's and what the protocol has been extended by.
+    own = {path.rpartition("/")[2] for path in paths["grpc"] if "GRPCInferenceService/" in path}
+    assert own == {*OPEN_INFERENCE_METHODS, "ModelStreamInfer"} - MANAGING
+    # As prefixes of whole elements, as Ingress and HTTPRoute have them.
+    for port, secret in [
+        ("rest", "/v1/config/reload"),
+        ("rest", "/v2/repository/models/a/unload"),
+        ("grpc", "/tensorflow.serving.ModelService/HandleReloadConfigRequest"),
+        ("grpc", "/inference.GRPCInferenceService/RepositoryModelUnload"),
+    ]:
+        assert not [path for path in paths[port] if f"{secret}/".startswith(f"{path}/")]
 
 
 def test_ingress_has_its_certificates(chart: Helm) -> None:

@@ -1289,9 +1289,22 @@ def test_relisting_does_not_wait_beyond_its_deadline_for_what_has_to_settle(cloc
 def test_relisting_a_storage_that_is_away_keeps_what_is_known_and_fails_if_nothing_is(clock: Clock) -> None:
     storage = MemoryStorage({"1/m": b""})
     models = repository(storage, clock)
-    models.versions()
+    assert models.relist(soon()) is None
     storage.before_list = unavailable
-    models.relist(soon())
-    assert list(models.versions()) == [1]
+    for _ in range(2):
+        assert isinstance(models.relist(soon()), StorageUnavailable)
+        assert (list(models.versions()), models.failure) == ([1], None)
     with pytest.raises(StorageUnavailable):
         repository(storage, clock).relist(soon())
+    storage.before_list = lambda: None
+    assert models.relist(soon()) is None
+
+
+def test_relisting_says_so_if_it_is_not_over_in_time(clock: Clock) -> None:
+    storage, gate = MemoryStorage({"1/m": b""}), Gate()
+    models = repository(storage, clock)
+    models.versions()
+    storage.before_list = gate.pass_through
+    assert isinstance(models.relist(time.monotonic() + 0.01), LoadPending)
+    gate.open()
+    assert models.relist(soon()) is None

@@ -120,14 +120,34 @@ def test_what_is_not_there_is_not_found() -> None:
         s.server.load(NAME)
 
 
-def test_a_storage_that_fails_is_an_error_only_if_nothing_is_known() -> None:
+def test_a_storage_that_fails_is_an_error_though_what_is_known_is_loaded() -> None:
     with stage(1) as s:
         s.break_storage(StorageUnavailable("no route to host"))
         with pytest.raises(StorageUnavailable):
             s.server.load(NAME)
         s.storage.before_list = lambda: None
         assert s.server.load(NAME) == ServableId(NAME, 1)
+        s.server.unload(NAME)
+        put_unlisted(s, 2)
         s.break_storage(StorageUnavailable("no route to host"))
+        for _ in range(2):
+            with pytest.raises(StorageUnavailable, match="no route to host"):
+                s.server.load(NAME)
+            assert in_memory(s) == [1]
+        assert s.loader.loads == [1, 1]
+        s.storage.before_list = lambda: None
+        assert s.server.load(NAME) == ServableId(NAME, 2)
+
+
+def test_a_storage_that_does_not_answer_in_time_is_no_success_either() -> None:
+    with stage(1) as s:
+        assert s.server.load(NAME) == ServableId(NAME, 1)
+        gate = s.loader.hold(0)
+        s.storage.before_list = gate.pass_through
+        with pytest.raises(LoadPending, match=f"the versions of {NAME} are still being listed"):
+            s.server.load(NAME, monotonic() + 0.01)
+        assert predict(s.server) == (1, Y)
+        gate.open()
         assert s.server.load(NAME) == ServableId(NAME, 1)
 
 
@@ -186,13 +206,16 @@ def test_what_is_unloaded_has_left_the_memory_and_comes_back_for_a_request() -> 
         assert s.loader.loads == [2, 1, 2]
 
 
-def test_what_is_not_loaded_may_be_unloaded() -> None:
+def test_what_is_not_loaded_may_be_unloaded_which_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "runtime.server")
     with stage(1) as s:
         s.server.unload(NAME)
+        assert "is unloaded" not in caplog.text
         predict(s.server)
         for _ in range(2):
             s.server.unload(NAME)
         assert in_memory(s) == []
+        assert caplog.text.count(f"{NAME} is unloaded") == 1
 
 
 def test_a_request_goes_on_with_what_it_has_which_leaves_with_the_last() -> None:

@@ -730,11 +730,14 @@ def test_outputs_that_have_not_a_row_for_each_row_are_400_in_rows_only() -> None
         ("/v2/health/live", True, 200),
         ("/v2/health/ready", False, 503),
         ("/v2/health/ready", True, 200),
+        ("/v2/health/live/", False, 200),
+        ("/v2/health/ready/", False, 503),
+        ("/v2/health/ready/", True, 200),
     ],
 )
 def test_health_is_asked_for_and_loads_nothing(s: Stage, path: str, is_ready: bool, status: int) -> None:
     reply = call(app_of(s, is_ready=lambda: is_ready), "GET", path)
-    assert (reply.status, reply.body) == (status, {path.rpartition("/")[2]: status == 200})
+    assert (reply.status, reply.body) == (status, {path.split("/")[3]: status == 200})
     assert s.loader.loads == []
 
 
@@ -764,4 +767,5 @@ def test_more_requests_than_may_be_are_refused() -> None:
 
 def test_health_is_answered_to_head_and_nothing_redirects(app: App) -> None:
     assert call(app, "HEAD", "/v2/health/live").status == 200
-    assert call(app, "GET", "/v2/health/live/").status == 404
+    for path, status in (("/v2/health/live//", 404), ("/v2/health/", 404), ("/docs/", 404)):
+        assert call(app, "GET", path).status == status

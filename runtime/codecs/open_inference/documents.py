@@ -1,24 +1,33 @@
 """What is told of the server and its models over REST, as JSON.
 
 https://github.com/kserve/open-inference-protocol, "Server Metadata" and "Model Metadata", and Triton's
-extension_model_repository.md and extension_statistics.md.
+extension_model_configuration.md, extension_model_repository.md and extension_statistics.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import orjson
 
-from runtime.codecs.open_inference.datatypes import datatype_of
+from runtime.codecs.open_inference.datatypes import BYTES, datatype_of, dtype_of
 from runtime.codecs.open_inference.reports import Duration, IndexRow, ModelStatistics
 from runtime.signature import DYNAMIC, Signature, TensorSpec
 
 SERVER = "decant"
 PLATFORM = "openvino"
-EXTENSIONS = ("binary_tensor_data", "classification", "model_repository", "parameters", "sequence", "statistics")
+_REPOSITORY = "model_repository"
+_EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    _REPOSITORY,
+    "parameters",
+    "sequence",
+    "statistics",
+)
 _DURATIONS = (
     "success",
     "fail",
@@ -32,8 +41,18 @@ _DURATIONS = (
 
 
 @cache
-def server_metadata() -> bytes:
-    return orjson.dumps({"name": SERVER, "version": server_version(), "extensions": EXTENSIONS})
+def server_metadata(is_controlled: bool = True) -> bytes:
+    """Write the server's name, version and extensions.
+
+    Args:
+        is_controlled: whether clients may have models loaded and unloaded.
+    """
+    return orjson.dumps({"name": SERVER, "version": server_version(), "extensions": extensions(is_controlled)})
+
+
+def extensions(is_controlled: bool) -> Sequence[str]:
+    """Return the names of Triton's extensions that there are."""
+    return [name for name in _EXTENSIONS if is_controlled or name != _REPOSITORY]
 
 
 @cache
@@ -57,6 +76,19 @@ def model_metadata(name: str, versions: Iterable[int | str], signature: Signatur
     )
 
 
+def model_config(name: str, signature: Signature) -> dict[str, Any]:
+    """Return what there is of Triton's ModelConfig, by the names of its fields: what its tools ask for first."""
+    return {
+        "name": name,
+        "platform": PLATFORM,
+        "backend": PLATFORM,
+        # Shapes are told whole, with their batch.
+        "max_batch_size": 0,
+        "input": _configured(signature.inputs),
+        "output": _configured(signature.outputs),
+    }
+
+
 def shape_of(spec: TensorSpec) -> tuple[int, ...]:
     """Return the shape as the protocol tells it, -1 where any size will do.
 
@@ -78,6 +110,19 @@ def _tensors(specs: Mapping[str, TensorSpec]) -> list[dict[str, Any]]:
     return [
         {"name": name, "datatype": datatype_of(spec.dtype), "shape": shape_of(spec)} for name, spec in specs.items()
     ]
+
+
+def _configured(specs: Mapping[str, TensorSpec]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "data_type": _data_type(datatype_of(spec.dtype)), "dims": shape_of(spec)}
+        for name, spec in specs.items()
+    ]
+
+
+def _data_type(datatype: str) -> str:
+    if datatype == BYTES:
+        return "TYPE_STRING"
+    return "TYPE_INVALID" if dtype_of(datatype) is None else f"TYPE_{datatype}"
 
 
 def _row(row: IndexRow) -> dict[str, str]:

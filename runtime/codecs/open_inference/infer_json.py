@@ -22,6 +22,8 @@ from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from runtime.codecs import json_limits
 from runtime.codecs.dtypes import is_string
 from runtime.codecs.open_inference import infer_json_fast, raw
@@ -37,7 +39,12 @@ if TYPE_CHECKING:
     from runtime.codecs.json_dialect import Json
 
 _BESIDE_NAME = QUOTED - NAME
+_STRING: Dtype = np.dtype(object)
 _DIGITS = 18
+MAX_TENSORS = 10_000
+"""Inputs, or outputs, of a request; with its parameters they stay in memory until the model is there."""
+MAX_PARAMETERS = 10_000
+"""Of a request and all its tensors together."""
 _LEAST, _MOST = -(1 << 63), (1 << 64) - 1
 """Of an integer among the parameters; it may be written back."""
 
@@ -69,7 +76,8 @@ def parse(body: bytes, json_size: int | None) -> InferRequest:
     size = len(body) if json_size is None else json_size
     if size > len(body):
         raise InvalidRequest(f"{HEADER} is {size}; the body has {len(body)} bytes")
-    text = body if size == len(body) else body[:size]
+    # A front may have put blanks behind it, so that the tensors are aligned: errors are told without them.
+    text = body if size == len(body) else body[:size].rstrip(b" ")
     tail = Tail(memoryview(body)[size:], json_size is not None)
     request = infer_json_fast.load(text)
     if request is not None:
@@ -78,7 +86,11 @@ def parse(body: bytes, json_size: int | None) -> InferRequest:
         # Imported by requests that need it.
         from runtime.codecs import json_exact
 
-        request = json_exact.parse(text, is_whole=True)
+        try:
+            request = json_exact.parse(text, is_whole=True)
+        except InvalidRequest as exc:
+            raise InvalidRequest(f"{exc}{_hint(body, json_size, size - len(text))}") from exc
+        _check_counts(request)
         return _request(request, Data(text, is_fast=False, is_kept=not is_large), tail)
 
 
@@ -86,21 +98,25 @@ def parse_raw(body: bytes, spec: TensorSpec) -> InferRequest:
     """Return a request that is nothing but the bytes of a model's only input: Triton's raw binary request.
 
     The shape is the input's. One size that is open follows from the bytes; if two are, the first is 1. Of strings there
-    is one, which is the body.
+    is one, which is the body; and of an input that takes images, what begins as a file of one is that file.
 
     Raises:
         InvalidRequest: the shape does not follow, or the bytes are not as many as it takes.
     """
-    if is_string(spec.dtype):
+    dtype = spec.dtype
+    if is_string(dtype):
         shape = _deduced(spec, 1)
         if prod(shape) != 1:
             raise _undeducible(spec, "of one string")
-        read = partial(raw.decode_bare, spec.name, shape, [len(body)], body)
+        read = partial(raw.decode_bare, shape, [len(body)], body)
+    elif spec.takes_images and raw.begins_as_image(body):
+        dtype, shape = _STRING, (1,)
+        read = partial(raw.decode_bare, shape, [len(body)], body)
     else:
-        shape = _deduced(spec, len(body) // spec.dtype.itemsize)
-        raw.check(spec.name, spec.dtype, shape, len(body))
-        read = partial(raw.decode, spec.name, spec.dtype, shape, body)
-    return InferRequest([Input(spec.name, spec.dtype, shape, read)])
+        shape = _deduced(spec, len(body) // dtype.itemsize)
+        raw.check(spec.name, dtype, shape, len(body))
+        read = partial(raw.decode, spec.name, dtype, shape, body)
+    return InferRequest([Input(spec.name, dtype, shape, read)])
 
 
 def _deduced(spec: TensorSpec, count: int) -> tuple[int, ...]:
@@ -123,12 +139,41 @@ def _undeducible(spec: TensorSpec, want: str) -> InvalidRequest:
     return raw.error(spec.name, f"has {shape}; want one {want} for a request without JSON")
 
 
+def _hint(body: bytes, json_size: int | None, blanks: int) -> str:
+    """Return what a client may have forgotten whose JSON does not end where it should."""
+    if json_size is not None:
+        return f"; {HEADER} says that {json_size - blanks} bytes of {len(body) - blanks} are JSON"
+    # JSON has none of them, and most tensors do.
+    return f"; want the header {HEADER} if tensors follow the JSON" if b"\0" in body else ""
+
+
+def _check_counts(request: Mapping[str, Json]) -> None:
+    """Refuse what would take much more memory than its text; of what the fast reader takes there is less."""
+    parameters = _count(request)
+    for key in ("inputs", "outputs"):
+        tensors = request.get(key)
+        if isinstance(tensors, list):
+            if len(tensors) > MAX_TENSORS:
+                raise InvalidRequest(f"'{key}' are {len(tensors)}; want {MAX_TENSORS} at most")
+            parameters += sum(map(_count, tensors))
+    if parameters > MAX_PARAMETERS:
+        raise InvalidRequest(f"the request has {parameters} parameters; want {MAX_PARAMETERS} at most")
+
+
+def _count(of: Json) -> int:
+    """Return how many parameters there are of a request or a tensor."""
+    parameters = of.get("parameters") if isinstance(of, dict) else None
+    return len(parameters) if isinstance(parameters, dict) else 0
+
+
 def _request(request: Mapping[str, Json], data: Data, tail: Tail) -> InferRequest:
     inputs = request.get("inputs")
     if not isinstance(inputs, list) or not inputs:
+        given = "not there" if inputs is None else _excerpt(inputs)
+        hint = ", or /v1/ in the path for 'instances'" if "instances" in request else ""
         # OpenVINO Model Server's text is part of ours, here and below.
         raise InvalidRequest(
-            f"Invalid JSON structure, missing inputs: 'inputs' are {_excerpt(inputs)}; want a list of one or more"
+            f"Invalid JSON structure, missing inputs: 'inputs' are {given}; want a list of one or more{hint}"
         )
     id_ = request.get("id")
     if id_ is not None:
@@ -153,15 +198,15 @@ def _inputs(inputs: list[Json], data: Data, tail: Tail) -> list[Input]:
         _refuse_shared_memory(parameters, where)
         size = parameters.get("binary_data_size")
         if one.get("data") is None:
-            reader = tail.take(name, dtype, shape, size, i == binary[-1])
+            reader, packed = tail.take(name, dtype, shape, size, i == binary[-1])
         elif size is not None:
             raise InvalidRequest(
                 f"{where} has both data and a binary_data_size; want one of them: Request contains values both in "
                 "binary data and in content value"
             )
         else:
-            reader = data.add(Tensor(name, dtype, shape, i), one["data"])
-        read.append(Input(name, dtype, shape, reader, parameters))
+            reader, packed = data.add(Tensor(name, dtype, shape, i), one["data"]), b""
+        read.append(Input(name, dtype, shape, reader, parameters, packed))
     tail.check_end()
     return read
 
@@ -193,6 +238,8 @@ def _name(one: Json, what: str, i: int, names: set[str]) -> str:
     if not isinstance(one, dict):
         raise InvalidRequest(f"{what} {i} is {_excerpt(one)}; want an object")
     name = one.get("name")
+    if name is None:
+        raise InvalidRequest(f"{what} {i} has no name; want one")
     _check_text(name, f"the name of {what} {i}")
     if not name:
         raise InvalidRequest(f"the name of {what} {i} is empty; want one")
@@ -216,14 +263,16 @@ def _dtype(one: Mapping[str, Json], name: str) -> Dtype:
     datatype = one.get("datatype")
     dtype = dtype_of(datatype) if isinstance(datatype, str) else None
     if dtype is None:
-        raise raw.error(name, f"has the datatype {_excerpt(datatype)}; want one of {known()}")
+        given = "no datatype" if datatype is None else f"the datatype {_excerpt(datatype)}"
+        raise raw.error(name, f"has {given}; want one of {known()}")
     return dtype
 
 
 def _shape(one: Mapping[str, Json], name: str) -> tuple[int, ...]:
     shape = one.get("shape")
     if not isinstance(shape, list):
-        raise raw.error(name, f"has the shape {_excerpt(shape)}; want a list of sizes")
+        given = "no shape" if shape is None else f"the shape {_excerpt(shape)}"
+        raise raw.error(name, f"has {given}; want a list of sizes")
     return raw.check_shape(name, shape)
 
 

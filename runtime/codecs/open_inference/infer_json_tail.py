@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
@@ -17,7 +17,16 @@ from runtime.signature import Dtype
 
 HEADER = "Inference-Header-Content-Length"
 _DIGITS = 18
+_MAX_SIZES = 4096
+"""Strings of one input that have no lengths of their own, which is for images."""
 _NO_HEADER = f"there is no {HEADER}"
+
+
+class Taken(NamedTuple):
+    """See `Input`."""
+
+    read: Callable[[float | None], NDArray[Any]]
+    packed: memoryview | bytes = b""
 
 
 class Tail:
@@ -27,10 +36,8 @@ class Tail:
         self._at = 0
         self._last = ""
 
-    def take(
-        self, name: str, dtype: Dtype, shape: tuple[int, ...], declared: Parameter | None, is_last: bool
-    ) -> Callable[[float | None], NDArray[Any]]:
-        """Return `Input.read` of what the next input has.
+    def take(self, name: str, dtype: Dtype, shape: tuple[int, ...], declared: Parameter | None, is_last: bool) -> Taken:
+        """Return what the next input has.
 
         Args:
             declared: its ``binary_data_size``.
@@ -56,9 +63,9 @@ class Tail:
         self._at += size
         self._last = name
         if sizes is not None:
-            return partial(raw.decode_bare, name, shape, sizes, data)
+            return Taken(partial(raw.decode_bare, shape, sizes, data))
         raw.check(name, dtype, shape, size)
-        return partial(raw.decode, name, dtype, shape, data)
+        return Taken(partial(raw.decode, name, dtype, shape, data), data if is_string(dtype) else b"")
 
     def check_end(self) -> None:
         """Raise InvalidRequest if something is left when all inputs have taken theirs."""
@@ -89,6 +96,8 @@ def _sizes(name: str, dtype: Dtype, shape: tuple[int, ...], declared: str) -> li
     if not is_string(dtype):
         raise _invalid(name, declared, "a number of bytes")
     if declared.isascii() and declared.count(",") + 1 == count:
+        if count > _MAX_SIZES:
+            raise _invalid(name, declared, f"at most {_MAX_SIZES} with commas between them")
         sizes = declared.split(",")
         if all(size.isdecimal() and len(size) <= _DIGITS for size in sizes):
             return list(map(int, sizes))

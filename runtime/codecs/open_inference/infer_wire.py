@@ -23,6 +23,8 @@ MAX_MESSAGE = 2**31 - 1
 """Bytes; protobuf's limit."""
 _LONGEST = 10
 """Bytes of a varint."""
+_LONGEST_HEAD = 5
+"""Bytes of one that is a tag or a size."""
 _VARINT, _FIXED64, _SIZED, _START_GROUP, _END_GROUP, _FIXED32 = range(6)
 # The fields' numbers and that a size follows: raw_input_contents, raw_output_contents, a stream's infer_response.
 _RAW_INPUT = 7 << 3 | _SIZED
@@ -92,10 +94,10 @@ def _split(content: bytes) -> tuple[bytes, list[memoryview]]:
             raise InvalidRequest(f"the message of {len(content)} bytes has more than {MAX_FIELDS} fields")
         fields += 1
         field = at
-        tag, at = _varint(content, at)
+        tag, at = _varint(content, at, _LONGEST_HEAD)
         kind = tag & 7
         if kind == _SIZED:
-            size, at = _varint(content, at)
+            size, at = _varint(content, at, _LONGEST_HEAD)
             end = at + size
             if end > len(content):
                 raise _malformed(f"a field at byte {field} of {size} bytes does not end")
@@ -123,10 +125,10 @@ def _split(content: bytes) -> tuple[bytes, list[memoryview]]:
     return b"".join(rest), raw
 
 
-def _varint(content: bytes, at: int) -> tuple[int, int]:
+def _varint(content: bytes, at: int, longest: int = _LONGEST) -> tuple[int, int]:
     """Return a number and where it ends."""
     number = shift = 0
-    for i, byte in enumerate(content[at : at + _LONGEST]):
+    for i, byte in enumerate(content[at : at + longest]):
         number |= (byte & 0x7F) << shift
         if byte < 0x80:
             return number, at + i + 1

@@ -29,6 +29,8 @@ class Input(NamedTuple):
     which may be read-only and not aligned. Takes a deadline in seconds of the monotonic clock. Raises InvalidRequest,
     DeadlineExceeded or Overloaded."""
     parameters: Parameters = NO_PARAMETERS
+    packed: memoryview | bytes = b""
+    """Of strings in binary, what was received of them; a single image may be in it without its length."""
 
 
 class Wanted(NamedTuple):

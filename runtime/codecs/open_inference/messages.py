@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.codecs.dtypes import name_of
+from runtime.codecs.dtypes import is_string, name_of
 from runtime.codecs.open_inference import documents, infer_wire, raw
 from runtime.codecs.open_inference.datatypes import datatype_of, dtype_of, known
 from runtime.codecs.open_inference.infer_wire import Received
@@ -71,6 +71,9 @@ def decode(received: Received) -> InferRequest:
                     f"Detected buffer in InferInputTensor contents for input: {quoted(one.name, NAME)}"
                 )
         if len(contents) != len(message.inputs):
+            # Of an input that is elsewhere there is none.
+            for one in message.inputs:
+                _parameters(one, f"input '{quoted(one.name, NAME)}'")
             raise InvalidRequest(
                 f"raw_input_contents has {len(contents)} buffers; want {len(message.inputs)}, one for each input"
             )
@@ -128,9 +131,9 @@ def parameters(of: Any, where: str) -> Mapping[str, Any]:
     return {name: _parameter(name, one, where) for name, one in of.parameters.items()}
 
 
-def server_metadata() -> Any:
+def server_metadata(is_controlled: bool = True) -> Any:
     return schema.ServerMetadataResponse(
-        name=documents.SERVER, version=documents.server_version(), extensions=documents.EXTENSIONS
+        name=documents.SERVER, version=documents.server_version(), extensions=documents.extensions(is_controlled)
     )
 
 
@@ -140,6 +143,10 @@ def model_metadata(name: str, versions: Iterable[str], signature: Signature) -> 
         for tensor, spec in specs.items():
             _write_tensor(tensors.add(), tensor, spec)
     return message
+
+
+def model_config(name: str, signature: Signature) -> Any:
+    return schema.ModelConfigResponse(config=documents.model_config(name, signature))
 
 
 def index(rows: Iterable[IndexRow]) -> Any:
@@ -182,7 +189,8 @@ def _input(one: Any, name: str, content: memoryview | bytes | None) -> Input:
     if content is None:
         return Input(name, dtype, shape, _check_contents(one, name, dtype, shape), given)
     raw.check(name, dtype, shape, len(content))
-    return Input(name, dtype, shape, partial(raw.decode, name, dtype, shape, content), given)
+    packed = content if is_string(dtype) else b""
+    return Input(name, dtype, shape, partial(raw.decode, name, dtype, shape, content), given, packed)
 
 
 def _check_contents(one: Any, name: str, dtype: Dtype, shape: tuple[int, ...]) -> partial[NDArray[Any]]:
@@ -200,6 +208,8 @@ def _check_contents(one: Any, name: str, dtype: Dtype, shape: tuple[int, ...]) -
             f"has {len(values)} values in {field}; want {count} for {shown(shape)} of {one.datatype}: Invalid value "
             f"count - Expected: {count} values; Actual: {len(values)} values; input name: {quoted(name, NAME)}",
         )
+    if is_string(dtype):
+        raw.check_strings(name, count)
     return partial(_contents, name, dtype, shape, values, stored)
 
 

@@ -7,9 +7,11 @@ https://github.com/kserve/open-inference-protocol, "Binary Tensor Data", and ``r
 from __future__ import annotations
 
 import math
+import re
 import struct
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -17,14 +19,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.codecs.dtypes import is_bfloat16, is_string
-from runtime.codecs.json_limits import in_time
+from runtime.codecs.json_limits import MAX_VALUES, in_time
 from runtime.codecs.open_inference.datatypes import datatype_of
+from runtime.codecs.open_inference.inference import Input
 from runtime.errors import NAME, QUOTED, InvalidRequest, quoted, shown
 from runtime.signature import MAX_RANK, Dtype
 
 _LENGTH = struct.Struct("<I")
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"GIF8", b"II*\0", b"MM\0*", b"RIFF")
-"""How the files of images begin that are taken."""
+MAX_STRINGS = MAX_VALUES
+"""Of one tensor; each takes a hundred bytes for the two or four that it may be in a request."""
+# How the files of images begin that are taken: JPEG, PNG, bitmaps up to the size of their second header, GIF, TIFF and
+# WebP. That is enough to be hardly the length of a string, or some pixels.
+_IMAGE = re.compile(
+    rb"\xff\xd8\xff[\xc0-\xfe]|\x89PNG\r\n\x1a\n|BM.{4}\0{4}.{4}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0{3}|GIF8[79]a"
+    rb"|II\*\0|MM\0\*|RIFF.{4}WEBP",
+    re.DOTALL,
+)
+_TOGETHER = 4096
+"""Strings that are joined at a time: each takes 160 bytes while it is."""
 _LARGEST_ITEM = 8
 """Bytes of a number, or of what numpy has for a string."""
 
@@ -66,6 +78,7 @@ def check(name: str, dtype: Dtype, shape: tuple[int, ...], size: int) -> None:
         if size < _LENGTH.size * count or (size and not count):
             least = f"at least {_LENGTH.size * count}" if count else "0"
             raise error(name, f"has {size} bytes; want {least} for {_kind(dtype, shape)}, {_PREFIXED}")
+        check_strings(name, count)
     elif size != count * dtype.itemsize:
         want = count * dtype.itemsize
         # OpenVINO Model Server's text is part of ours.
@@ -74,6 +87,12 @@ def check(name: str, dtype: Dtype, shape: tuple[int, ...], size: int) -> None:
             f"has {size} bytes; want {want} for {_kind(dtype, shape)}: Invalid content size of tensor proto - "
             f"Expected: {want} bytes; Actual: {size} bytes; input name: {quoted(name, NAME)}",
         )
+
+
+def check_strings(name: str, count: int) -> None:
+    """Raise InvalidRequest if these are more than may be."""
+    if count > MAX_STRINGS:
+        raise error(name, f"has {count} strings; want {MAX_STRINGS} at most")
 
 
 def decode(
@@ -103,7 +122,7 @@ def decode(
 
 
 def decode_bare(
-    name: str, shape: tuple[int, ...], sizes: Sequence[int], raw: memoryview | bytes, deadline: float | None = None
+    shape: tuple[int, ...], sizes: Sequence[int], raw: memoryview | bytes, deadline: float | None = None
 ) -> NDArray[Any]:
     """Return strings that are one behind the other, without lengths: OpenVINO Model Server's way until 2022.3.
 
@@ -118,10 +137,29 @@ def decode_bare(
     return array.reshape(shape)
 
 
+def begins_as_image(raw: memoryview | bytes) -> bool:
+    return _IMAGE.match(raw) is not None
+
+
+def as_image(given: Input) -> Input:
+    """Return strings that are meant for an input of images.
+
+    One image may be there without its length before it, if what is standard makes no sense: so clients of OpenVINO
+    Model Server send it until 2022.3.
+    """
+    packed = given.packed
+    if math.prod(given.shape) != 1 or not begins_as_image(packed):
+        return given
+    (size,) = _LENGTH.unpack_from(packed)
+    if size == len(packed) - _LENGTH.size:
+        return given
+    return given._replace(read=partial(decode_bare, given.shape, [len(packed)], packed))
+
+
 def encode(array: NDArray[Any]) -> memoryview:
     """Return the bytes: those of the array itself if they are little-endian and in order."""
     if is_string(array.dtype):
-        return memoryview(_packed(array.ravel().tolist()))
+        return memoryview(_packed(array.reshape(-1)))
     # numpy has no bytes of a dtype that is not its own.
     numbers = array.view(np.uint16) if is_bfloat16(array.dtype) else array
     in_order = np.ascontiguousarray(numbers, numbers.dtype.newbyteorder("<"))
@@ -138,9 +176,6 @@ def _kind(dtype: Dtype, shape: tuple[int, ...]) -> str:
 def _strings(name: str, shape: tuple[int, ...], raw: memoryview | bytes, deadline: float | None) -> NDArray[Any]:
     # No more than twice the bytes that are there, as each has at least a length.
     array = np.empty(math.prod(shape), object)
-    if array.size == 1 and _is_bare_image(raw):
-        array[0] = bytes(raw)
-        return array.reshape(shape)
     at, end, unpack = 0, len(raw), _LENGTH.unpack_from
     for i in in_time(range(array.size), deadline):
         start = at + _LENGTH.size
@@ -156,14 +191,9 @@ def _strings(name: str, shape: tuple[int, ...], raw: memoryview | bytes, deadlin
     return array.reshape(shape)
 
 
-def _is_bare_image(raw: memoryview | bytes) -> bool:
-    """Whether these are a file without its length before it, which is how clients of OpenVINO Model Server send one
-    image until 2022.3, and as what is standard makes no sense.
-    """
-    (size,) = _LENGTH.unpack_from(raw)
-    return size != len(raw) - _LENGTH.size and bytes(raw[:4]).startswith(_MAGIC)
-
-
-def _packed(strings: Sequence[bytes]) -> bytes:
-    lengths: Iterable[bytes] = map(_LENGTH.pack, map(len, strings))
-    return b"".join(chain.from_iterable(zip(lengths, strings, strict=True)))
+def _packed(strings: NDArray[Any]) -> bytearray:
+    packed = bytearray()
+    for i in range(0, strings.size, _TOGETHER):
+        some = strings[i : i + _TOGETHER].tolist()
+        packed += b"".join(chain.from_iterable(zip(map(_LENGTH.pack, map(len, some)), some, strict=True)))
+    return packed

@@ -18,6 +18,8 @@ import pytest
 from runtime.codecs.json_examples import parse_examples
 from runtime.codecs.json_limits import MAX_CONTAINERS, MAX_VALUES, alone
 from runtime.codecs.json_tensor import parse_predict
+from runtime.codecs.open_inference import infer_json
+from runtime.contract import QUICK_BODY
 from runtime.errors import DeadlineExceeded, InvalidRequest
 from runtime.servable import Tensors
 from runtime.signature import TensorSpec
@@ -203,6 +205,17 @@ def test_a_large_body_waits_for_another_until_its_deadline() -> None:
     with another_is_read(), pytest.raises(DeadlineExceeded):
         parsed.inputs(TEXT, time.monotonic() + 0.05)
     assert parsed.inputs(TEXT, time.monotonic() + 30)["x"].shape == (100_001,)
+
+
+@pytest.mark.parametrize("char", "[,:")
+def test_a_body_that_is_read_where_others_wait_does_not_wait_for_large_bodies(char: str) -> None:
+    body = char.encode() * QUICK_BODY
+    with another_is_read():
+        with alone(body, time.monotonic() + 5) as is_large:
+            assert not is_large
+        for parse in (parse_predict, lambda body: infer_json.parse(body, None)):
+            with pytest.raises(InvalidRequest, match="JSON Parse error"):
+                parse(body)
 
 
 def test_small_bodies_and_numbers_do_not_wait_for_large_bodies() -> None:

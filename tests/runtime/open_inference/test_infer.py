@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from model_cache.errors import LoadPending, ModelNotFound
+from runtime.codecs.open_inference import infer_json, infer_wire, messages
 from runtime.codecs.open_inference.inference import InferRequest, InferResponse, Wanted
 from runtime.errors import DeadlineExceeded, InferenceFailed, InvalidRequest
 from runtime.open_inference import infer, statistics
@@ -20,6 +22,7 @@ from runtime.servable import Tensors
 from runtime.signature import MAX_RANK, TensorSpec
 from tests.runtime import models
 from tests.runtime.image_samples import by_opencv, picture
+from tests.runtime.open_inference import oracle
 from tests.runtime.open_inference.requests import Mirror, given, request
 from tests.runtime.servables import F32, NAME, HalfPlusTwo, Stage, stage
 
@@ -115,7 +118,7 @@ def test_the_largest_classes_are_strings(s: Stage) -> None:
         (request("x_out", "x", x=ROW, b=SOME), "output 'x' is none"),
         (request(x=ROW, b=SOME, parameters={"timeout": -1}), "'timeout' is -1; want a number of microseconds"),
         (request(x=ROW, b=SOME, parameters={"timeout": 1.5}), "'timeout' is 1.5"),
-        (request(x=ROW, b=SOME, parameters={"timeout": True}), "'timeout' is True"),
+        (request(x=ROW, b=SOME, parameters={"timeout": True}), "'timeout' is true"),
         (request(x=ROW, b=SOME, parameters={"timeout": "1"}), "'timeout' is '1'"),
     ],
 )
@@ -232,6 +235,37 @@ def test_files_of_images_become_the_models_numbers(pictures: Stage) -> None:
     np.testing.assert_array_equal(out.array, np.stack([PIXELS, 255 - PIXELS]))
     numbers = ask(pictures, request("x_out", x=PIXELS[None], b=SOME)).outputs[0].array
     np.testing.assert_array_equal(numbers, PIXELS[None])
+
+
+def by_rest(*strings: bytes) -> InferRequest:
+    """One input of strings, which are all that there is of it."""
+    head = b'{"inputs":[{"name":"x","shape":[%d],"datatype":"BYTES"}]}' % len(strings)
+    return infer_json.parse(head + b"".join(strings), len(head))
+
+
+def by_grpc(*strings: bytes) -> InferRequest:
+    message = oracle.ModelInferRequest(raw_input_contents=[b"".join(strings)])
+    message.inputs.add(name="x", datatype="BYTES", shape=[len(strings)])
+    return messages.decode(infer_wire.receive(message.SerializeToString()))
+
+
+def prefixed(string: bytes) -> bytes:
+    return struct.pack("<I", len(string)) + string
+
+
+@pytest.mark.parametrize("sent", [by_rest, by_grpc])
+def test_one_image_needs_no_length_where_images_are_wanted(sent: Callable[..., InferRequest]) -> None:
+    file = by_opencv(".bmp", PIXELS)
+    with stage(1, make=lambda _: Mirror(IMAGE)) as s:
+        for asked in (sent(file), sent(prefixed(file))):
+            np.testing.assert_array_equal(ask(s, asked).outputs[0].array, PIXELS[None])
+        for asked in (sent(prefixed(file)[:-1]), sent(b"BM\0\0" + b"a" * 20), sent(file, file)):
+            with pytest.raises(InvalidRequest, match="from its string 0 on"):
+                ask(s, asked)
+    with stage(1, make=lambda _: Mirror(TensorSpec("x", STRING, (-1,)))) as s:
+        assert arrays(ask(s, sent(prefixed(file)))) == [("x_out", [file])]
+        with pytest.raises(InvalidRequest, match="from its string 0 on"):
+            ask(s, sent(file))
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
 import pytest
 
-from model_cache.errors import LoadFailed, StorageUnavailable
+from model_cache.errors import LoadFailed, LoadPending, StorageUnavailable
 from model_cache.policy import Specific
 from model_cache.repository import ModelRepository
 from runtime.codecs.open_inference.reports import IndexRow
-from runtime.errors import InvalidRequest, Unsupported
+from runtime.errors import InvalidRequest, PayloadTooLarge, PreconditionFailed, Unsupported
 from runtime.open_inference import repository
 from tests.fakes import MemoryStorage
 from tests.runtime.servables import NAME, Stage, predict, stage
@@ -49,7 +50,7 @@ def test_what_cannot_be_loaded_says_why() -> None:
 def test_what_comes_and_goes_says_so() -> None:
     with stage(1) as s:
         gate = s.loader.hold(1)
-        with pytest.raises(Exception, match="still"):
+        with pytest.raises(LoadPending, match=f"{NAME}/1 is still loading"):
             s.server.load(NAME, monotonic() + 0.01)
         gate.wait_until_reached()
         assert rows_of(s) == [row(1, "LOADING")]
@@ -123,6 +124,8 @@ def test_there_is_one_index() -> None:
         (b'{"ready": true}', (True, "")),
         (b'{"ready": false, "repository_name": "", "other": [1]}', (False, "")),
         (b'{"repository_name": "mine"}', (False, "mine")),
+        # What pydantic writes of what is left out.
+        (b'{"ready": null, "repository_name": null}', (False, "")),
     ],
 )
 def test_a_request_for_the_index_may_say_little(body: bytes, wanted: tuple[bool, str]) -> None:
@@ -134,12 +137,12 @@ def test_a_request_for_the_index_may_say_little(body: bytes, wanted: tuple[bool,
     [
         (b"{", "the body is no JSON: "),
         (b"\xff", "the body is no JSON: "),
-        (b"[true]", r"the body is \[True\]; want an object"),
-        (b"null", "the body is None; want an object"),
+        (b"[true]", r"the body is \[true\]; want an object"),
+        (b"null", "the body is null; want an object"),
         (b'{"ready": 1}', "'ready' is 1; want true or false"),
         (b'{"ready": "true"}', "'ready' is 'true'; want true or false"),
         (b'{"repository_name": {}}', "'repository_name' is {}; want a string"),
-        (b'{"ready": "' + b"x" * 100_000 + b'"}', "'ready' is 'xxx.{50,300}; want true or false"),
+        (b'{"ready": "' + b"x" * 10_000 + b'"}', "'ready' is 'xxx.{50,300}; want true or false"),
         (b"[" * 2000 + b"]" * 2000, "the body is no JSON: "),
     ],
 )
@@ -153,6 +156,7 @@ def test_a_body_that_makes_no_sense_is_refused(body: bytes, message: str) -> Non
     [
         (b"", {}),
         (b"{}", {}),
+        (b'{"parameters": null}', {}),
         # tritonclient's.
         (b'{"parameters": {"unload_dependents": false}}', {"unload_dependents": False}),
         (
@@ -165,7 +169,15 @@ def test_a_load_may_have_parameters(body: bytes, wanted: dict[str, Any]) -> None
     assert repository.read_parameters(body) == wanted
 
 
-@pytest.mark.parametrize("body", [b"7", b'{"parameters": []}', b'{"parameters": null}'])
+@pytest.mark.parametrize("read", [repository.read_index, repository.read_parameters])
+def test_a_body_of_more_than_there_is_to_say_is_not_read(read: Callable[[bytes], object]) -> None:
+    most = 64 << 10
+    assert read(b"{}" + b" " * (most - 2)) == read(b"")
+    with pytest.raises(PayloadTooLarge, match=f"the body has {most + 1} bytes; want {most} at most"):
+        read(b"[" + b"[]," * (most // 3) + b"]")
+
+
+@pytest.mark.parametrize("body", [b"7", b'{"parameters": []}'])
 def test_parameters_are_an_object(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match="want an object"):
         repository.read_parameters(body)
@@ -178,6 +190,17 @@ def test_a_client_cannot_bring_a_model(key: str) -> None:
             repository.load(s.server, NAME, None, {key: "whatever"})
         assert len(str(refused.value)) < 300
         assert s.loader.loads == []
+
+
+def test_clients_may_load_and_unload_only_if_the_server_is_made_so() -> None:
+    with stage(1) as s:
+        predict(s.server)
+        s.server.is_controlled = False
+        for control in (repository.load, repository.unload):
+            with pytest.raises(PreconditionFailed, match="explicit model load / unload is not allowed"):
+                control(s.server, NAME)
+        assert s.server.peek(NAME) is not None
+        assert rows_of(s) == [row(1)]
 
 
 @pytest.mark.parametrize("value", [True, False])

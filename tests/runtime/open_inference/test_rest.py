@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cv2 import IMREAD_UNCHANGED, imdecode
 from numpy.typing import NDArray
 
-from model_cache.errors import LoadFailed, LoadPending
+from model_cache.errors import LoadFailed
 from runtime.answers import Answer
 from runtime.contract import QUICK_OUTPUTS, Call, Contract
 from runtime.encodings import COMPRESS_FROM
@@ -224,12 +225,12 @@ def test_what_there_is_not(contract: Contract, method: str, path: str, status: i
 @pytest.mark.parametrize(
     ("body", "text"),
     [
-        (b"", "JSON"),
-        (b"{", "JSON"),
-        (b"[]", "object"),
-        (b'{"inputs":[]}', "inputs"),
-        (b'{"inputs":[{"name":"x","shape":[-1],"datatype":"FP32","data":[1]}]}', "x"),
-        (b'{"inputs":[{"name":"x","shape":[1],"datatype":"FP99","data":[1]}]}', "FP99"),
+        (b"", "JSON Parse error: The document is empty"),
+        (b"{", "JSON Parse error: Missing a name for object member. at offset: 1"),
+        (b"[]", "JSON Value: [] Is not object"),
+        (b'{"inputs":[]}', "missing inputs: 'inputs' are []; want a list of one or more"),
+        (b'{"inputs":[{"name":"x","shape":[-1],"datatype":"FP32","data":[1]}]}', "input 'x' has shape (-1,); want"),
+        (b'{"inputs":[{"name":"x","shape":[1],"datatype":"FP99","data":[1]}]}', 'the datatype "FP99"; want one of'),
     ],
 )
 def test_a_body_that_makes_no_sense_loads_no_model(contract: Contract, s: Stage, body: bytes, text: str) -> None:
@@ -288,6 +289,7 @@ def test_what_may_be_read(contract: Contract, method: str, s: Stage) -> None:
     assert s.loader.loads == []
     assert read(MODEL)["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1]}]
     assert read(f"{MODEL}/versions/1")["versions"] == ["1", "2"]
+    assert read(f"{MODEL}/versions/1/config")["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": [-1]}]
     ask(contract, "POST", INFER, x(1, 2, 3))
     for path, versions in (
         ("/v2/models/stats", ["1", "2"]),
@@ -303,7 +305,7 @@ def test_a_version_that_cannot_be_loaded_is_not_ready(contract: Contract, s: Sta
     s.loader.broken[2] = LoadFailed("it is broken")
     assert ask(contract, "POST", f"{MODEL}/versions/2/infer", x(1)).status == 503
     answer = ask(contract, "GET", f"{MODEL}/versions/2/ready")
-    assert (answer.status, said(answer)) == (503, f"{NAME}/2 is END: it is broken")
+    assert (answer.status, said(answer)) == (503, f"{NAME}/2 is UNAVAILABLE: it is broken")
     assert answer.headers["retry-after"] == "1"
     assert ask(contract, "GET", f"{MODEL}/ready").status == 200
 
@@ -322,12 +324,25 @@ def test_models_are_listed_and_leave_and_come(contract: Contract, s: Stage) -> N
     assert answer.status == 400
 
 
+def test_clients_may_be_kept_from_that(contract: Contract, s: Stage) -> None:
+    s.server.is_controlled = False
+    for verb in ("load", "unload"):
+        answer = ask(contract, "POST", f"/v2/repository/models/{NAME}/{verb}")
+        assert (answer.status, "is not allowed" in said(answer)) == (400, True)
+    assert s.loader.loads == []
+    assert ask(contract, "POST", "/v2/repository/index").status == 200
+    assert "model_repository" not in json.loads(ask(contract, "GET", "/v2").body)["extensions"]
+
+
 def test_a_model_that_is_still_loading_is_told_to_come_again(contract: Contract, s: Stage) -> None:
     gate = s.loader.hold(2)
     for method, path in (("POST", INFER), ("GET", MODEL)):
         answer = contract.answer(method, path.encode(), {}, x(1), until=0.0)
-        assert (answer.status, answer.headers["retry-after"]) == (503, "1"), LoadPending
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        assert said(answer).startswith(f"{NAME}/2 is still loading after ")
     gate.open()
+    assert ask(contract, "POST", INFER, x(1)).status == 200
+    assert s.loader.loads == [2]
 
 
 class Quick(HalfPlusTwo):
@@ -380,6 +395,34 @@ def test_images_wait_for_nobody() -> None:
         quick, answer = answer_if_quick(contract, body, **headers)
         assert quick is None
         assert outputs(answer)["x_out"] == pixels.reshape(-1).tolist()
+
+
+@pytest.mark.parametrize("extension", [".png", ".jpg", ".bmp"])
+def test_a_body_may_be_nothing_but_an_image(extension: str, tmp_path: Path) -> None:
+    """``curl -H 'Inference-Header-Content-Length: 0' --data-binary @cat.jpg``, as the documentation has it."""
+    file = by_opencv(extension, picture(3, height=4, width=5))
+    pixels = np.asarray(imdecode(np.frombuffer(file, np.uint8), IMREAD_UNCHANGED), np.float32)
+    with (
+        models.serving(models.doubler(shape=(-1, 4, 5, 3)), tmp_path) as servable,
+        stage(1, make=lambda _: Lent(servable)) as s,
+    ):
+        for body in (file, pixels.tobytes()):
+            for _ in range(2):
+                _, answer = answer_if_quick(contract_of(s), body, **{SIZE: "0"})
+                assert answer.headers["content-type"] == BINARY
+                assert outputs(answer.joined()) == {"y": (pixels * 2).reshape(-1).tolist()}
+        answer = contract_of(s).answer("POST", INFER.encode(), {SIZE: "0"}, file[:100])
+        assert (answer.status, "Image parsing failed: image 0 of input 'x'" in said(answer)) == (400, True)
+
+
+def test_classes_wait_for_nobody() -> None:
+    body = x(1, 2)[:-1] + b',"outputs":[{"name":"y","parameters":{"classification":1}}]}'
+    with stage(1, make=Quick) as s:
+        contract = contract_of(s)
+        assert ask(contract, "POST", INFER, x(1)).status == 200
+        assert answer_if_quick(contract, x(1))[0] is not None
+        quick, answer = answer_if_quick(contract, body)
+        assert (quick, outputs(answer)) == (None, {"y": ["3.0:1"]})
 
 
 class Hesitant(Quick):

@@ -74,7 +74,7 @@ def test_inputs_are_given_as_they_are(s: Stage, parameters: dict[str, Any]) -> N
         ({"sequence_id": "7"}, {}, "'sequence_id' is '7'"),
         ({"sequence_id": -1}, {}, "'sequence_id' is -1"),
         ({"sequence_id": MOST + 1}, {}, "'sequence_id' is 18446744073709551616"),
-        ({"sequence_id": True}, {}, "'sequence_id' is True"),
+        ({"sequence_id": True}, {}, "'sequence_id' is true"),
         ({"sequence_id": 7.0}, {}, "'sequence_id' is 7.0"),
         ({"sequence_id": 7, "sequence_start": 1}, {}, "'sequence_start' is 1; want true or false"),
         ({"sequence_id": 7, "sequence_end": "true"}, {}, "'sequence_end' is 'true'"),

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from model_cache.errors import LoadFailed, ModelNotFound
-from runtime.errors import DeadlineExceeded, InvalidRequest, PayloadTooLarge, Unsupported
+from runtime.errors import DeadlineExceeded, InvalidRequest, PayloadTooLarge, PreconditionFailed, Unsupported
 from runtime.open_inference.services import Service
 from runtime.rpc import MAX_MESSAGE, Admission, Outcome
 from runtime.servicers import OPEN_INFERENCE_METHODS
@@ -153,7 +153,10 @@ def test_the_server_tells_of_itself(s: Stage) -> None:
     told = ask(s, "ServerMetadata", "Empty", "ServerMetadataResponse")
     assert told.name == "decant"
     assert told.version
-    assert "binary_tensor_data" in told.extensions
+    assert {"binary_tensor_data", "model_repository"} <= set(told.extensions)
+    s.server.is_controlled = False
+    told = ask(s, "ServerMetadata", "Empty", "ServerMetadataResponse")
+    assert "model_repository" not in told.extensions
 
 
 def test_a_model_is_ready_if_it_would_answer(s: Stage) -> None:
@@ -233,6 +236,13 @@ def test_models_are_loaded_and_unloaded_in_both_forms(s: Stage, form: str, field
         told = ask(s, method, form, "KServeRepositoryResponse", **fields)
         assert (told.model_name, told.is_done) == (NAME, True)
         assert (s.server.peek(NAME) is not None) is is_loaded
+
+
+@pytest.mark.parametrize("method", ["RepositoryModelLoad", "RepositoryModelUnload"])
+def test_clients_may_be_kept_from_that(s: Stage, method: str) -> None:
+    s.server.is_controlled = False
+    with pytest.raises(PreconditionFailed):
+        ask(s, method, "TritonRepositoryRequest", "Empty", model_name=NAME)
 
 
 @pytest.mark.parametrize("method", ["RepositoryModelLoad", "RepositoryModelUnload"])

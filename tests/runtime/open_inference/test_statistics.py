@@ -125,6 +125,12 @@ def test_what_is_not_there_is_not_found(name: str, version: int | None, message:
         statistics.rows(s.server, name, version)
 
 
+def test_version_0_is_none_in_particular_unless_there_is_one() -> None:
+    for versions, wanted in (((1, 2), ["1", "2"]), ((0, 1), ["0"])):
+        with stage(*versions) as s:
+            assert [row.version for row in statistics.rows(s.server, NAME, 0)] == wanted
+
+
 def test_a_version_that_was_offered_once_is_not_found() -> None:
     with stage(1, policy=Latest(1)) as s:
         predict(s.server)

@@ -33,6 +33,7 @@ def test_the_server_says_what_it_is() -> None:
         "extensions": [
             "binary_tensor_data",
             "classification",
+            "model_configuration",
             "model_repository",
             "parameters",
             "sequence",

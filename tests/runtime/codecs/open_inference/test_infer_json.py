@@ -19,6 +19,7 @@ from runtime.codecs.open_inference.datatypes import datatype_of, dtype_of
 from runtime.codecs.open_inference.inference import InferRequest
 from runtime.errors import DeadlineExceeded, InvalidRequest
 from runtime.signature import TensorSpec
+from tests.runtime import image_samples
 from tests.runtime.codecs.specs import BFLOAT16, STRING, arrays, assert_same, string_arrays
 
 X = {"name": "x", "shape": [1, 4], "datatype": "FP32"}
@@ -198,7 +199,6 @@ def test_a_name_may_have_a_zero_in_it() -> None:
         ([{**BIG, "parameters": {"binary_data_size": "1,2"}}, {**X, "name": "y"}], b"abc" + FLOATS,
          {"x": [b"a", b"bc"], "y": [[1, 2, 3, 4]]}),
         ([{**BIG, "shape": [1], "parameters": {"binary_data_size": "3"}}], b"abc", {"x": [b"abc"]}),
-        ([{**BIG, "shape": [1]}], b"\xff\xd8\xff\xe0...", {"x": [b"\xff\xd8\xff\xe0..."]}),
     ],
 )  # fmt: skip
 def test_binary_data_are_behind_the_json(inputs: list[Any], tail: bytes, wanted: Mapping[str, Any]) -> None:
@@ -224,30 +224,38 @@ BAD_JSON: dict[str, tuple[bytes, str]] = {
     "no JSON": (b"{", "JSON Parse error: Missing a name for object member. at offset: 1"),
     "a list": (b"[]", "JSON Value: [] Is not object"),
     "something behind": (body(DATA) + b"..", "The document root must not be followed by other values. at offset: 86"),
-    "no inputs": (b"{}", "Invalid JSON structure, missing inputs: 'inputs' are null; want a list of one or more"),
+    "tensors without the header": (
+        body(X) + FLOATS,
+        "followed by other values. at offset: 64; want the header Inference-Header-Content-Length if tensors follow",
+    ),
+    "the other protocol": (
+        b'{"instances":[1]}',
+        "'inputs' are not there; want a list of one or more, or /v1/ in the path for 'instances'",
+    ),
+    "no inputs": (b"{}", "Invalid JSON structure, missing inputs: 'inputs' are not there; want a list of one or more"),
     "empty inputs": (b'{"inputs":[]}', "missing inputs: 'inputs' are []"),
     "inputs by name": (b'{"inputs":{"x":[1]}}', """'inputs' are {"x":[1]}; want a list"""),
     "an input of another kind": (body(1), "input 0 is 1; want an object"),
-    "no name": (body({"shape": [1]}), "the name of input 0 is null; want a string"),
+    "no name": (body({"shape": [1]}), "input 0 has no name; want one"),
     "a name of another kind": (with_x(name=["x"]), 'the name of input 0 is ["x"]; want a string'),
     "an empty name": (with_x(name=""), "the name of input 0 is empty; want one"),
     "a name that is no UTF-8": (with_x(name="?").replace(b"?", b"\xff"), "the name of input 0 is '?'; want UTF-8"),
     "a name twice": (body(DATA, DATA), "input 'x' is there twice, again as input 1; want it once"),
     "an id of another kind": (body(DATA, id=7), "id is 7; want a string"),
-    "no datatype": (body({**DATA, "datatype": None}), "input 'x' has the datatype null; want one of BOOL, UINT8,"),
+    "no datatype": (body({**DATA, "datatype": None}), "input 'x' has no datatype; want one of BOOL, UINT8,"),
     "a datatype of another kind": (with_x(datatype=["FP32"]), """datatype ["FP32"]; want one of BOOL"""),
     "an unknown datatype": (
         with_x(datatype="FP8"),
         """input 'x' has the datatype "FP8"; want one of BOOL, UINT8, UINT16, UINT32, UINT64, INT8, INT16, INT32, """
         "INT64, FP16, FP32, FP64, BF16, BYTES",
     ),
-    "no shape": (with_x(shape=None), "input 'x' has the shape null; want a list of sizes"),
+    "no shape": (with_x(shape=None), "input 'x' has no shape; want a list of sizes"),
     "a shape of another kind": (with_x(shape=4), "input 'x' has the shape 4; want a list of sizes"),
     "a shape below 0": (with_x(shape=[-1, 4]), "input 'x' has shape (-1, 4); want whole numbers from 0 on"),
     "a shape of fractions": (with_x(shape=[1, 4.0]), "shape (1, 4.0); want whole numbers"),
     "a shape of strings": (with_x(shape=["4"]), "shape ('4',); want whole numbers"),
     "a shape of lists": (with_x(shape=[[4]]), "shape ([4],); want whole numbers"),
-    "a shape of booleans": (with_x(shape=[True, 4]), "shape (True, 4); want whole numbers"),
+    "a shape of booleans": (with_x(shape=[True, 4]), "shape (true, 4); want whole numbers"),
     "a huge shape": (with_x(shape=[10**30]), "of too many elements"),
     "a shape that overflows": (with_x(shape=[2**33, 2**33]), "of too many elements"),
     "too many sizes": (with_x(shape=[1] * 33), "input 'x' has a shape of 33 sizes; want at most 32"),
@@ -320,7 +328,7 @@ BAD_JSON: dict[str, tuple[bytes, str]] = {
         """Could not parse output content. 'outputs' are "y"; want""",
     ),
     "an output of another kind": (body(DATA, outputs=["y"]), """output 0 is "y"; want an object"""),
-    "an output without a name": (body(DATA, outputs=[{}]), "the name of output 0 is null; want a string"),
+    "an output without a name": (body(DATA, outputs=[{}]), "output 0 has no name; want one"),
     "an output twice": (body(DATA, outputs=[{"name": "y"}, {"name": "y"}]), "output 'y' is there twice, again as ou"),
     "an output in shared memory": (
         body(DATA, outputs=[{"name": "y", "parameters": {"shared_memory_region": "r"}}]),
@@ -363,7 +371,7 @@ def test_bad_json_is_refused_by_name(name: str) -> None:
         ({**X, "parameters": {"binary_data_size": 10**18}}, FLOATS, "wants 1000000000000000000 bytes of binary data"),
         ({**X, "parameters": {"binary_data_size": -1}}, FLOATS, "input 'x' has the binary_data_size -1; want a number "
          "of bytes: binary_data_size parameter is invalid and cannot be parsed"),
-        ({**X, "parameters": {"binary_data_size": True}}, FLOATS, "binary_data_size True; want a number of bytes"),
+        ({**X, "parameters": {"binary_data_size": True}}, FLOATS, "binary_data_size true; want a number of bytes"),
         ({**X, "parameters": {"binary_data_size": 16.0}}, FLOATS, "binary_data_size 16.0; want a number of bytes"),
         ({**X, "parameters": {"binary_data_size": "16"}}, FLOATS, "binary_data_size '16'; want a number of bytes"),
         (BIG, b"\1\0\0\0a\2\0\0\0b", "input 'x' has 1 bytes from its string 1 on; want 2, a length of 4 bytes before"),
@@ -379,6 +387,50 @@ def test_bad_json_is_refused_by_name(name: str) -> None:
 def test_bad_binary_data_are_refused_by_name(one: Mapping[str, Any], tail: bytes | None, message: str) -> None:
     with pytest.raises(InvalidRequest, match=re.escape(message)):
         read(parse(body(one), tail))
+
+
+def test_the_sizes_of_strings_are_no_more_than_images_may_be() -> None:
+    """Two bytes each, which become a hundred."""
+    for count, is_fine in ((4096, True), (4097, False)):
+        one = {**BIG, "shape": [count], "parameters": {"binary_data_size": ",".join(["1"] * count)}}
+        if is_fine:
+            assert read(parse(body(one), b"a" * count))["x"].tolist() == [b"a"] * count
+            continue
+        with pytest.raises(InvalidRequest, match="want at most 4096 with commas between them: binary_data_size param"):
+            parse(body(one), b"a" * count)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (body(*[{**DATA, "name": str(i)} for i in range(10_001)]), "'inputs' are 10001; want 10000 at most"),
+        (body(DATA, outputs=[{"name": str(i)} for i in range(10_001)]), "'outputs' are 10001; want 10000 at most"),
+        (
+            body(
+                {**DATA, "parameters": {str(i): i for i in range(4000)}},
+                outputs=[{"name": "y", "parameters": {str(i): i for i in range(4000)}}],
+                parameters={str(i): i for i in range(2001)},
+            ),
+            "the request has 10001 parameters; want 10000 at most",
+        ),
+    ],
+)
+def test_what_stays_until_the_model_is_there_is_bounded(text: bytes, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        parse(text)
+
+
+def test_many_inputs_are_read() -> None:
+    inputs = [{**DATA, "name": str(i)} for i in range(10_000)]
+    request = parse(body(*inputs, parameters={str(i): i for i in range(10_000)}))
+    assert len(request.inputs) == len(request.parameters) == 10_000
+
+
+def test_the_header_is_named_if_it_may_be_wrong() -> None:
+    whole = body(X) + FLOATS
+    for size in (len(body(X)) - 1, len(body(X)) + 1):
+        with pytest.raises(InvalidRequest, match=f"Inference-Header-Content-Length says that {size} bytes of 80 are"):
+            infer_json.parse(whole, size)
 
 
 def test_strings_before_other_binary_data_have_their_size() -> None:
@@ -428,6 +480,7 @@ def spec(dtype: Any, *shape: int) -> TensorSpec:
         (spec(np.float32, -1), b"", []),
         (spec(object, 1), b"abc", [b"abc"]),
         (spec(object, -1, 1), b"", [[b""]]),
+        (spec(np.uint8, -1, 1, 1, 2), b"\xff\xd8\xff\xff", [[[[255, 216]]], [[[255, 255]]]]),
     ],
 )
 def test_a_body_may_be_nothing_but_a_tensor(wanted: TensorSpec, sent: bytes, array: Any) -> None:
@@ -435,6 +488,14 @@ def test_a_body_may_be_nothing_but_a_tensor(wanted: TensorSpec, sent: bytes, arr
     assert (one.name, one.dtype) == ("x", wanted.dtype)
     assert_same(one.read(None), np.array(array, wanted.dtype))
     assert one.shape == np.shape(array)
+
+
+def test_a_body_may_be_nothing_but_an_image() -> None:
+    for file in image_samples.samples().values():
+        (one,) = infer_json.parse_raw(file, spec(np.uint8, -1, -1, -1, 3)).inputs
+        assert (one.dtype, one.shape, one.read(None).tolist()) == (STRING, (1,), [file])
+        # Nor is it one for a model that takes none.
+        assert infer_json.parse_raw(file, spec(np.uint8, -1, 1)).inputs[0].shape == (len(file), 1)
 
 
 @pytest.mark.parametrize(

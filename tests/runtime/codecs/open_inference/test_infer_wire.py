@@ -66,10 +66,13 @@ WIRES = {
     "a group, which is its own": GROUP + raw(b"a") + ID,
     "a tag that is longer than it has to be": b"\xba\x00\x01a" + ID,
     "a size that is longer than it has to be": b"\x3a\x81\x80\x00a" + ID,
+    "a tag and a size of as many bytes as may be": b"\xba\x80\x80\x80\x00\x81\x80\x80\x80\x00a" + ID,
 }
 BROKEN = {
     "a tag without an end": NAME + b"\x80",
     "a tag of too many bytes": NAME + b"\xff" * 11,
+    "a tag that is longer than it may be": NAME + b"\xba\x80\x80\x80\x80\x00\x00",
+    "a size that is longer than it may be": NAME + b"\x3a\x80\x80\x80\x80\x80\x00",
     "a field without its size": raw(b"a") + b"\x3a",
     "more than there is": NAME + b"\x3a\x05abcd",
     "far more than there is": NAME + b"\x3a" + varint(2**63) + b"abcd",

@@ -204,6 +204,12 @@ def in_shared_memory(of: Callable[[Any], Any]) -> Callable[[Any], object]:
     return lambda request: setattr(of(request).parameters["shared_memory_region"], "string_param", "r")
 
 
+def one_in_shared_memory(request: Any) -> None:
+    """As Triton's client sends it: of this input there is no buffer."""
+    in_shared_memory(lambda request: request.inputs[1])(request)
+    raw(X.tobytes())(request)
+
+
 REFUSED = [
     (changed(both, x=X, y=X), BOTH),
     (changed(raw(), x=X, y=X), "input 'x' has 0 values in fp32_contents; want 4 for"),
@@ -227,11 +233,16 @@ REFUSED = [
         "output 'y' is there twice, again as output 1; want it once",
     ),
     (changed(classification("int64_param", 0)), "output 'y' has the parameter 'classification' 0; want an int64_param"),
-    (changed(classification("bool_param", True)), "output 'y' has the parameter 'classification' True; want an int64"),
+    (changed(classification("bool_param", True)), "output 'y' has the parameter 'classification' true; want an int64"),
     (changed(classification("string_param", "1")), "output 'y' has the parameter 'classification' '1'; want an int64"),
     (changed(parameter("p", lambda request: request)), "the request has a parameter 'p' without a value"),
     (changed(parameter("p", lambda request: request.inputs[0])), "input 'x' has a parameter 'p' without a value"),
     (changed(in_shared_memory(lambda request: request.inputs[0])), "input 'x' is in shared memory, which is not"),
+    (
+        changed(lambda request: [in_shared_memory(lambda r: r.inputs[1])(request), raw(b"")(request)], x=X, y=X),
+        "input 'y' is in shared memory, which is not",
+    ),
+    (changed(one_in_shared_memory, x=X, y=X), "input 'y' is in shared memory, which is not supported; want it in the"),
     (changed(in_shared_memory(lambda request: request.outputs.add(name="y"))), "output 'y' is in shared memory"),
     (contents("FP32", [2], fp32_contents=[1]), "has 1 values in fp32_contents; want 2 for"),
     (contents("FP32", [2], fp32_contents=[1] * 3), "Invalid value count - Expected: 2 values; Actual: 3 values; input"),

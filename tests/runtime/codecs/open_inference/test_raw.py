@@ -6,6 +6,8 @@ import re
 import struct
 import sys
 import time
+import tracemalloc
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from runtime.codecs.open_inference import raw
+from runtime.codecs.open_inference.inference import Input
 from runtime.errors import DeadlineExceeded, InvalidRequest
 from runtime.signature import MAX_RANK, Dtype
+from tests.runtime import image_samples
 from tests.runtime.codecs.specs import BFLOAT16, BOOL, DTYPES, STRING, arrays, assert_same, string_arrays
 
 FLOAT: Dtype = np.dtype(np.float32)
@@ -116,9 +120,9 @@ def test_shapes_that_numpy_can_have_are_taken(shape: list[int]) -> None:
         ([-1], "shape (-1,); want whole numbers from 0 on"),
         ([2, -(1 << 63)], "want whole numbers from 0 on"),
         ([1.0], "shape (1.0,); want whole numbers"),
-        ([True], "shape (True,); want whole numbers"),
+        ([True], "shape (true,); want whole numbers"),
         (["1"], "shape ('1',); want whole numbers"),
-        ([None], "shape (None,); want whole numbers"),
+        ([None], "shape (null,); want whole numbers"),
         ([1 << 62], "of too many elements"),
         ([0, 1 << 62], "of too many elements"),
         ([1 << 40] * MAX_RANK, "of too many elements"),
@@ -131,25 +135,67 @@ def test_other_shapes_are_refused(shape: list[Any], message: str) -> None:
     assert len(str(refused.value)) < 500
 
 
-@pytest.mark.parametrize("head", [b"\xff\xd8\xff\xe0", b"\x89PNG\r\n", b"BM..", b"GIF89a", b"II*\0", b"MM\0*", b"RIFF"])
-def test_one_image_needs_no_length(head: bytes) -> None:
-    """As OpenVINO Model Server's clients send it until 2022.3."""
-    assert raw.decode("x", STRING, (1,), head + b"...").tolist() == [head + b"..."]
-    assert raw.decode("x", STRING, (1,), prefixed(head + b"...")).tolist() == [head + b"..."]
+def received(shape: tuple[int, ...], packed: bytes) -> Input:
+    return Input("x", STRING, shape, partial(raw.decode, "x", STRING, shape, packed), packed=packed)
+
+
+IMAGES = image_samples.samples()
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_one_image_needs_no_length(name: str) -> None:
+    """As OpenVINO Model Server's clients send it until 2022.3; but only where images are wanted."""
+    file = IMAGES[name]
+    assert raw.begins_as_image(file)
+    for packed in (file, prefixed(file)):
+        assert raw.as_image(received((1,), packed)).read(None).tolist() == [file]
+    with pytest.raises(InvalidRequest, match="from its string 0 on"):
+        received((1,), file).read(None)
 
 
 def test_several_images_need_lengths() -> None:
-    with pytest.raises(InvalidRequest, match="string 0"):
-        raw.decode("x", STRING, (2,), b"\xff\xd8\xff\xe0" * 2)
+    given = received((2,), IMAGES["8 bits"] * 2 if "8 bits" in IMAGES else b"\xff\xd8\xff\xe0" * 2)
+    assert raw.as_image(given) is given
+
+
+@pytest.mark.parametrize("head", [b"BM", b"RIFF", b"\xff\xd8\xff", b"\x89PNG", b"GIF8"])
+def test_the_length_of_a_string_is_no_image(head: bytes) -> None:
+    """Of one that is cut off, above all."""
+    packed = (head + bytes(2))[:4] + b"a" * 20
+    given = received((1,), packed)
+    assert raw.as_image(given) is given
+    assert not raw.begins_as_image(packed)
 
 
 def test_a_string_that_begins_as_an_image_may_be_as_long_as_that_says() -> None:
-    (size,) = struct.unpack("<I", b"BM\0\0")
-    assert raw.decode("x", STRING, (1,), b"BM\0\0" + bytes(size)).tolist() == [bytes(size)]
+    head = b"II*\0"
+    (size,) = struct.unpack("<I", head)
+    given = received((1,), head + bytes(size))
+    assert raw.as_image(given) is given
+    assert given.read(None).tolist() == [bytes(size)]
+
+
+def test_strings_are_no_more_than_may_be() -> None:
+    raw.check("x", STRING, (raw.MAX_STRINGS,), raw.MAX_STRINGS * 4)
+    with pytest.raises(InvalidRequest, match="input 'x' has 4000001 strings; want 4000000 at most"):
+        raw.check("x", STRING, (raw.MAX_STRINGS + 1,), raw.MAX_STRINGS * 8)
+
+
+def test_strings_that_are_written_take_little_more_than_their_bytes() -> None:
+    array = np.full((10, 50_000), b"", object)
+    tracemalloc.start()
+    try:
+        written = raw.encode(array)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert bytes(written) == bytes(4 * array.size)
+    # As pieces to be joined, all at once, they took fifty times as much.
+    assert peak < 3 * len(written) + (2 << 20)
 
 
 def test_strings_may_be_one_behind_the_other() -> None:
-    assert raw.decode_bare("x", (2, 1), [2, 0], memoryview(b"ab")).tolist() == [[b"ab"], [b""]]
+    assert raw.decode_bare((2, 1), [2, 0], memoryview(b"ab")).tolist() == [[b"ab"], [b""]]
 
 
 def test_strings_are_read_until_the_deadline() -> None:

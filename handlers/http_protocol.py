@@ -24,7 +24,7 @@ from typing import NamedTuple, Protocol, cast
 import httptools
 
 from runtime import urls
-from runtime.answers import Answer
+from runtime.answers import JSON_SIZE_KEY, Answer
 from runtime.bodies import BODY_SILENCE, give_up_at, given_up
 from runtime.contract import METRICS, Call, Contract, health
 
@@ -67,7 +67,6 @@ _PHRASES = {
     504: "Gateway Timeout",
     507: "Insufficient Storage",
 }
-_JSON_SIZE = "inference-header-content-length"
 _ALIGNED_FROM = 64 << 10
 """Bytes of a body from which on it matters where the tensors in it begin: what is smaller is copied anyway."""
 _ALIGNMENT = 16
@@ -79,7 +78,7 @@ _LOOKED_AT = (
     "content-encoding",
     "content-length",
     "expect",
-    _JSON_SIZE,
+    JSON_SIZE_KEY,
     "origin",
     "transfer-encoding",
 )
@@ -195,13 +194,13 @@ class _Request:
         JSON may end with blanks, which move them for nothing: a body is put together from its pieces in any case. What
         is before them stays where it was, as errors tell of places in the JSON.
         """
-        declared, length = self.headers[_JSON_SIZE], self.headers.get("content-length", "")
+        declared, length = self.headers[JSON_SIZE_KEY], self.headers.get("content-length", "")
         if not declared.isdecimal() or not length.isdecimal() or max(len(declared), len(length)) > _MAX_DIGITS:
             return
         size = int(declared)
         if 0 < size < int(length) >= _ALIGNED_FROM and "content-encoding" not in self.headers:
             self._gap = size, -size % _ALIGNMENT
-            self.headers[_JSON_SIZE] = str(sum(self._gap))
+            self.headers[JSON_SIZE_KEY] = str(sum(self._gap))
 
     def take_body(self) -> bytes:
         """Return all that was kept, and keep nothing any more."""
@@ -489,7 +488,7 @@ class Connection(asyncio.Protocol):
             request.keeps_alive = False
             return Answer(501, _TEXT, b"Transfer-Encoding is not chunked alone")
         if urls.is_contract(path):
-            if _JSON_SIZE in request.headers and not urls.is_tfserving(path):
+            if JSON_SIZE_KEY in request.headers and not urls.is_tfserving(path):
                 request.align_tensors()
             call = self._front.contract.begin(request.method, path, request.headers)
             if isinstance(call, Answer):

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote
 
-from runtime.answers import Answer
+from runtime.answers import JSON_SIZE_KEY, Answer
 from runtime.contract import METRICS
 from runtime.errors import InvalidRequest
 from runtime.urls import HEALTH, is_contract
@@ -24,8 +24,6 @@ Shape = Literal["v1", "v2", "balancer"]
 MAX_BALANCERS = 1 << 20
 """Bytes of JSON of an answer to a load balancer.
 https://docs.aws.amazon.com/elasticloadbalancing/latest/application/lambda-functions.html"""
-JSON_SIZE = "inference-header-content-length"
-"""The Open Inference Protocol's header: how many bytes of a body are JSON, before tensors in binary."""
 _USUAL = (b"/v1/models/", b"/v2/models/")
 _PAGES = (*HEALTH, METRICS, b"/docs", b"/openapi.json")
 _MAX_BASE = 8
@@ -115,7 +113,7 @@ def check_binary(event: Event, headers: Mapping[str, str], body: bytes) -> None:
     Raises:
         InvalidRequest: there are such behind the JSON of the Open Inference Protocol.
     """
-    declared = headers.get(JSON_SIZE)
+    declared = headers.get(JSON_SIZE_KEY)
     if declared is None or event.get("isBase64Encoded"):
         return
     # What is no number is for the contract to say; and a body of JSON alone is text.

@@ -7,8 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from handlers.lambda_events import JSON_SIZE, MAX_BALANCERS, Event, Head, write
-from runtime.answers import Answer, error
+from handlers.lambda_events import MAX_BALANCERS, Event, Head, write
+from runtime.answers import JSON_SIZE_KEY, Answer, error
 from runtime.encodings import COMPRESS_FROM
 from runtime.urls import is_tfserving
 
@@ -56,7 +56,7 @@ def _size_around(result: Mapping[str, Any]) -> int:
 
 
 def _advice(answer: Answer, head: Head) -> str:
-    is_binary, of_tfserving = JSON_SIZE in answer.headers, is_tfserving(head.path)
+    is_binary, of_tfserving = JSON_SIZE_KEY in answer.headers, is_tfserving(head.path)
     advice = (
         "ask for fewer instances at a time, or for a signature with smaller outputs"
         if of_tfserving

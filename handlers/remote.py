@@ -15,6 +15,7 @@ from urllib.request import Request, urlopen
 
 from handlers.settings import SettingsError, silence_grpc
 from model_cache.errors import StorageUnavailable
+from runtime.answers import JSON_SIZE
 from runtime.errors import InferenceError, InvalidRequest
 
 Protocol = Literal["tfs", "v2"]
@@ -176,7 +177,7 @@ def _post(url: str, body: bytes) -> bytes:
     try:
         answer: HTTPResponse
         with urlopen(Request(url, body, {"Content-Type": "application/json"}), timeout=TIMEOUT) as answer:
-            if answer.headers.get("Inference-Header-Content-Length"):
+            if answer.headers.get(JSON_SIZE):
                 raise binary_answer()
             content = answer.read(MAX_ANSWER)
             # Told the length, http.client takes less without a word.

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from runtime.contract import Contract
     from runtime.server import ModelServer
 
+JSON_SIZE = "Inference-Header-Content-Length"
+"""The Open Inference Protocol's header: how many bytes of a body are JSON, behind which tensors come."""
+JSON_SIZE_KEY = JSON_SIZE.lower()
+"""As headers are looked up."""
 JSON = {"content-type": "application/json"}
 # By status. Of a body that is too large, or does not come, the rest is not waited for.
 _HEADERS = {503: {"retry-after": "1"}, 408: {"connection": "close"}, 413: {"connection": "close"}}

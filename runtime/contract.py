@@ -15,7 +15,7 @@ from typing import Any
 
 from model_cache.timeline import lap, timeline
 from runtime import encodings, tfserving, urls
-from runtime.answers import JSON, Answer, Operation, Reply, error
+from runtime.answers import JSON, JSON_SIZE, Answer, Operation, Reply, error
 from runtime.bodies import Admission, Bodies, too_large
 from runtime.errors import DeadlineExceeded, InvalidRequest, MethodNotAllowed
 from runtime.servable import Tensors
@@ -33,13 +33,12 @@ QUICK_PATIENCE = 0.005
 
 METRICS = b"/metrics"
 
-_BINARY = "Inference-Header-Content-Length"
 # TensorFlow Serving's, and what pages send and read with the Open Inference Protocol's binary tensors.
 _CORS = {
     "access-control-allow-origin": "*",
     "access-control-allow-methods": "POST, GET",
-    "access-control-allow-headers": f"Content-Type, {_BINARY}",
-    "access-control-expose-headers": _BINARY,
+    "access-control-allow-headers": f"Content-Type, {JSON_SIZE}",
+    "access-control-expose-headers": JSON_SIZE,
 }
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from runtime.answers import JSON_SIZE
 from runtime.codecs.open_inference import datatypes
+from runtime.codecs.open_inference.reports import DURATIONS
 from runtime.openapi_parts import (
     BOOL,
     BYTES,
@@ -115,9 +117,7 @@ def _post(operation: str, summary: str, given: tuple[str, ...], request: str, re
 
 def _inference(operation: str, summary: str, more: tuple[str, ...]) -> Schema:
     answer = answered("The outputs: JSON, and behind it those that are binary, in their order", "InferResponse")
-    answer["200"]["headers"]["Inference-Header-Content-Length"] = {
-        "$ref": "#/components/headers/Inference-Header-Content-Length"
-    }
+    answer["200"]["headers"][JSON_SIZE] = {"$ref": f"#/components/headers/{JSON_SIZE}"}
     answer["200"]["content"]["application/octet-stream"] = {}
     return {
         "operationId": f"v2.{operation}",
@@ -139,14 +139,14 @@ def _inference(operation: str, summary: str, more: tuple[str, ...]) -> Schema:
 _SIZE = "How many bytes of the body, not compressed, are JSON; those of the binary tensors follow."
 PARAMETERS: Schema = {
     "JsonSize": {
-        "name": "Inference-Header-Content-Length",
+        "name": JSON_SIZE,
         "in": "header",
         "description": f"{_SIZE} All are if it is missing; if it is 0, all are the one input's.",
         "schema": {"type": "integer", "minimum": 0},
     }
 }
 HEADERS: Schema = {
-    "Inference-Header-Content-Length": {
+    JSON_SIZE: {
         "description": _SIZE,
         "schema": {"type": "string", "pattern": "^[0-9]+$"},
     }
@@ -175,7 +175,6 @@ _CONFIGURED: Schema = array_of(fields({"name": STRING, "data_type": STRING, "dim
 _GIVEN: Schema = {"type": "object", "additionalProperties": {"anyOf": [STRING, BOOL, NUMBER]}}
 _COUNT = BYTES
 _DURATION: Schema = fields({"count": _COUNT, "ns": _COUNT})
-_DURATIONS = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss")
 _SEQUENCE: dict[str, Any] = {
     "sequence_id": {**BYTES, "description": "Of a stateful model."},
     "sequence_start": BOOL,
@@ -290,7 +289,7 @@ SCHEMAS: Schema = {
                         },
                         "inference_count": {**_COUNT, "description": "Rows."},
                         "execution_count": _COUNT,
-                        "inference_stats": fields(dict.fromkeys(_DURATIONS, _DURATION)),
+                        "inference_stats": fields(dict.fromkeys(DURATIONS, _DURATION)),
                         "batch_stats": array_of({"type": "object"}),
                     }
                 )

@@ -227,7 +227,7 @@ class Waits:
                 len(silent),
             )
         # Outside of the lock, as gRPC may call back.
-        for context in (*unread,):
+        for context in (*unread, *silent):
             context.cancel()
 
     def _run(self) -> None:

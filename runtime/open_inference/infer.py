@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from model_cache.timeline import lap
+from runtime.answers import JSON_SIZE
 from runtime.codecs.dtypes import is_string
 from runtime.codecs.open_inference import raw
 from runtime.codecs.open_inference.datatypes import datatype_of
@@ -125,7 +126,7 @@ def _raw(signature: Signature, body: bytes) -> InferRequest:
 
     if len(signature.inputs) != 1:
         raise InvalidRequest(
-            "Inference-Header-Content-Length is 0, as if the body were the only input's tensor; want JSON before it "
+            f"{JSON_SIZE} is 0, as if the body were the only input's tensor; want JSON before it "
             f"for a model with the inputs {listed(signature.inputs, OF_MODEL)}"
         )
     # Answered in the same way.

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from model_cache.timeline import lap
-from runtime.answers import Inferred, Operation, Reply
+from runtime.answers import JSON_SIZE_KEY, Inferred, Operation, Reply
 from runtime.codecs.open_inference import infer_answer, infer_json
 from runtime.codecs.open_inference.inference import InferRequest
 from runtime.open_inference import infer, urls
@@ -78,5 +78,5 @@ def begin(method: str, path: bytes, headers: Mapping[str, str]) -> Operation:
         NoSuchPath, MethodNotAllowed, InvalidRequest: as `urls.parse`; or it does not say how much of a body is JSON.
     """
     target = urls.parse(method, path)
-    declared = headers.get(infer_answer.JSON_SIZE) if target.verb == "infer" else None
+    declared = headers.get(JSON_SIZE_KEY) if target.verb == "infer" else None
     return V2Operation(target, None if declared is None else infer_json.json_size(declared))

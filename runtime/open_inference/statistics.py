@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
+from operator import add
 from typing import TYPE_CHECKING, TypeAlias
 
 from model_cache.errors import ModelNotFound
@@ -34,7 +35,7 @@ _FIELDS = (
     "compute_infer",
     "compute_output",
 )
-_NOTHING = (0.0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+_NOTHING = (0.0,) * len(_FIELDS)
 
 
 class VersionStatistics:
@@ -59,28 +60,22 @@ class VersionStatistics:
             compute_output: until its answer was ready.
             total: all that it took.
         """
-        now = time.time()
-        with self._lock:
-            counts = self._counts
-            # A clock may be set back.
-            if now > counts[0]:
-                counts[0] = now
-            counts[1] += rows
-            counts[2] += 1
-            counts[4] += total
-            counts[6] += queue
-            counts[7] += compute_input
-            counts[8] += compute_infer
-            counts[9] += compute_output
+        self._add(time.time(), rows, 1, 0, total, 0.0, queue, compute_input, compute_infer, compute_output)
 
     def failed(self, total: float) -> None:
-        with self._lock:
-            self._counts[3] += 1
-            self._counts[5] += total
+        self._add(0.0, 0, 0, 1, 0.0, total, 0.0, 0.0, 0.0, 0.0)
 
     def counts(self) -> list[float]:
         with self._lock:
             return list(self._counts)
+
+    def _add(self, *numbers: float) -> None:
+        """
+        Args:
+            numbers: as in `_FIELDS`.
+        """
+        with self._lock:
+            self._counts = _sum(self._counts, numbers)
 
 
 class Statistics:
@@ -164,8 +159,11 @@ def still_there(counts: Counts, now: Counts) -> Counts:
     return {id: numbers for id, numbers in counts.items() if id in now}
 
 
-def _sum(one: list[float], other: list[float]) -> list[float]:
-    return [max(one[0], other[0]), *(a + b for a, b in zip(one[1:], other[1:], strict=True))]
+def _sum(one: Iterable[float], other: Iterable[float]) -> list[float]:
+    first, *rest = one
+    last, *more = other
+    # Of when it was last: a clock may be set back.
+    return [max(first, last), *map(add, rest, more)]
 
 
 def _row(id: ServableId, counts: Iterable[float]) -> ModelStatistics:

@@ -497,10 +497,18 @@ def holding(path: str, method: str, waits: Waits) -> Iterator[tuple[grpc.Channel
 
 
 @pytest.mark.parametrize("method", [PREDICT, INFER, STREAM])
-def test_an_answer_counts_until_its_client_has_taken_it(path: str, method: str) -> None:
-    with holding(path, method, Waits(4)) as (channel, call):
+def test_an_answer_counts_until_its_client_has_taken_it(
+    path: str, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock()
+    waits = Waits(4, clock=clock)
+    with holding(path, method, waits) as (channel, call):
         assert len(next(call)) > 12 << 20
         until(lambda: refused(channel) == "")
+        # Nor is it waited for any more.
+        clock.now += 1000
+        waits.look()
+        assert not [record for record in caplog.records if "are cancelled" in record.message]
 
 
 @pytest.mark.parametrize("method", [PREDICT, INFER, STREAM])

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from runtime.codecs.open_inference.datatypes import BYTES, datatype_of, dtype_of
-from runtime.codecs.open_inference.reports import Duration, IndexRow, ModelStatistics
+from runtime.codecs.open_inference.reports import DURATIONS, Duration, IndexRow, ModelStatistics
 from runtime.signature import DYNAMIC, Signature, TensorSpec
 
 SERVER = "decant"
@@ -27,16 +27,6 @@ _EXTENSIONS = (
     "parameters",
     "sequence",
     "statistics",
-)
-_DURATIONS = (
-    "success",
-    "fail",
-    "queue",
-    "compute_input",
-    "compute_infer",
-    "compute_output",
-    "cache_hit",
-    "cache_miss",
 )
 
 
@@ -140,7 +130,7 @@ def _statistics(row: ModelStatistics) -> dict[str, Any]:
         "last_inference": row.last_inference,
         "inference_count": row.inference_count,
         "execution_count": row.execution_count,
-        "inference_stats": {name: _duration(getattr(row, name)) for name in _DURATIONS},
+        "inference_stats": {name: _duration(getattr(row, name)) for name in DURATIONS},
         # How large the batches are that the engine gets is not counted.
         "batch_stats": [],
     }

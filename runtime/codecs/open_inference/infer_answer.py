@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.answers import Reply
+from runtime.answers import JSON_SIZE_KEY, Reply
 from runtime.codecs import json_answer
 from runtime.codecs.dtypes import is_string
 from runtime.codecs.open_inference import raw
@@ -19,8 +19,6 @@ from runtime.codecs.open_inference.datatypes import datatype_of
 from runtime.codecs.open_inference.inference import InferResponse, Output, Parameters
 from runtime.errors import NAME, InvalidRequest, quoted
 
-JSON_SIZE = "inference-header-content-length"
-"""The header that tells how many bytes of a body are JSON, if tensors follow."""
 BINARY = "application/octet-stream"
 
 
@@ -42,7 +40,7 @@ def encode(response: InferResponse) -> Reply:
     content = json_answer.write(value, arrays)
     if not any(output.is_binary for output in response.outputs):
         return Reply(content)
-    return Reply(content, BINARY, headers={JSON_SIZE: str(len(content))}, tail=tail)
+    return Reply(content, BINARY, headers={JSON_SIZE_KEY: str(len(content))}, tail=tail)
 
 
 def _output(output: Output, arrays: list[NDArray[Any]], tail: list[memoryview]) -> dict[str, Any]:

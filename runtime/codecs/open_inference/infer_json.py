@@ -24,13 +24,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from runtime.answers import JSON_SIZE
 from runtime.codecs import json_limits
 from runtime.codecs.dtypes import is_string
 from runtime.codecs.open_inference import infer_json_fast, raw
 from runtime.codecs.open_inference.datatypes import dtype_of, known
 from runtime.codecs.open_inference.infer_json_data import Data
 from runtime.codecs.open_inference.infer_json_shapes import Tensor
-from runtime.codecs.open_inference.infer_json_tail import HEADER, Tail
+from runtime.codecs.open_inference.infer_json_tail import Tail
 from runtime.codecs.open_inference.inference import NO_PARAMETERS, InferRequest, Input, Parameters, Wanted
 from runtime.errors import NAME, QUOTED, InvalidRequest, quoted
 from runtime.signature import DYNAMIC, Dtype, TensorSpec
@@ -57,7 +58,7 @@ def json_size(text: str) -> int:
     """
     if not (text.isascii() and text.isdecimal() and len(text) <= _DIGITS):
         raise InvalidRequest(
-            f"{HEADER} header is invalid and couldn't be parsed: it is '{quoted(text)}'; want a number of bytes"
+            f"{JSON_SIZE} header is invalid and couldn't be parsed: it is '{quoted(text)}'; want a number of bytes"
         )
     return int(text)
 
@@ -75,7 +76,7 @@ def parse(body: bytes, json_size: int | None) -> InferRequest:
     """
     size = len(body) if json_size is None else json_size
     if size > len(body):
-        raise InvalidRequest(f"{HEADER} is {size}; the body has {len(body)} bytes")
+        raise InvalidRequest(f"{JSON_SIZE} is {size}; the body has {len(body)} bytes")
     # A front may have put blanks behind it, so that the tensors are aligned: errors are told without them.
     text = body if size == len(body) else body[:size].rstrip(b" ")
     tail = Tail(memoryview(body)[size:], json_size is not None)
@@ -142,9 +143,9 @@ def _undeducible(spec: TensorSpec, want: str) -> InvalidRequest:
 def _hint(body: bytes, json_size: int | None, blanks: int) -> str:
     """Return what a client may have forgotten whose JSON does not end where it should."""
     if json_size is not None:
-        return f"; {HEADER} says that {json_size - blanks} bytes of {len(body) - blanks} are JSON"
+        return f"; {JSON_SIZE} says that {json_size - blanks} bytes of {len(body) - blanks} are JSON"
     # JSON has none of them, and most tensors do.
-    return f"; want the header {HEADER} if tensors follow the JSON" if b"\0" in body else ""
+    return f"; want the header {JSON_SIZE} if tensors follow the JSON" if b"\0" in body else ""
 
 
 def _check_counts(request: Mapping[str, Json]) -> None:

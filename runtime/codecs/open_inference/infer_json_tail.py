@@ -9,17 +9,17 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
+from runtime.answers import JSON_SIZE
 from runtime.codecs.dtypes import is_string
 from runtime.codecs.open_inference import raw
 from runtime.codecs.open_inference.inference import Parameter
 from runtime.errors import NAME, QUOTED, InvalidRequest, quoted, shown
 from runtime.signature import Dtype
 
-HEADER = "Inference-Header-Content-Length"
 _DIGITS = 18
 _MAX_SIZES = 4096
 """Strings of one input that have no lengths of their own, which is for images."""
-_NO_HEADER = f"there is no {HEADER}"
+_NO_HEADER = f"there is no {JSON_SIZE}"
 
 
 class Taken(NamedTuple):

@@ -44,3 +44,7 @@ class ModelStatistics(NamedTuple):
     compute_output: Duration = Duration()
     cache_hit: Duration = Duration()
     cache_miss: Duration = Duration()
+
+
+DURATIONS = tuple(name for name, nothing in ModelStatistics._field_defaults.items() if isinstance(nothing, Duration))
+"""Triton's names of them."""

@@ -51,9 +51,10 @@ serve: $(VENV)/.installed  ## serve the bundled digits model and print a curl to
 	@echo ''
 	@exec $(BIN)/decant serve --model_name digits --model_path examples/digits --port $(GRPC_PORT) --rest_port $(PORT)
 
-# More at a time than there are processors here, as most of them wait; by file, as each has servers of its own.
+# More at a time than there are processors here, as most of them wait; by file, as each has servers of its own; in the
+# order of tests/conftest.py and not the largest file first.
 test: setup  ## run the tests; JOBS=1 for one at a time
-	@$(BIN)/python -m pytest --numprocesses $(or $(JOBS),3) --dist loadfile --cov --cov-report=term $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(or $(JOBS),3) --dist loadfile --no-loadscope-reorder --cov --cov-report=term $(PYTEST_ARGS)
 
 # As root, as it installs packages of Debian's and builds one: the first time takes five minutes.
 test-kubernetes: setup  ## install the chart in a real kube-apiserver

@@ -24,6 +24,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fail-on-skip", action="store_true", help="fail if any test was skipped, as CI does")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Spread the files that run containers over all others.
+
+    They take longest and wait for each other. Together and at the end, as the smallest files, they would run when
+    nothing else is left to.
+    """
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    slow = [path for path, tests in files.items() if any(test.get_closest_marker("container") for test in tests)]
+    order = [path for path in files if path not in slow]
+    step = len(order) // (len(slow) + 1) + 1
+    for i, path in enumerate(slow):
+        order.insert(i * step, path)
+    items[:] = [test for path in order for test in files[path]]
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if session.config.getoption("--fail-on-skip") and reporter is not None and reporter.stats.get("skipped"):

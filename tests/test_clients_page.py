@@ -38,7 +38,7 @@ def run(argv: list[str], code: str, server: Decant, directory: Path, packages: P
     there = {"localhost:8501": f"127.0.0.1:{server.rest_port}", "localhost:8500": server.grpc_address}
     for own, other in {**there, "/tmp/": f"{directory}/"}.items():
         code = code.replace(own, other)
-    env = {"PATH": "/usr/bin:/bin"}
+    env = {"PATH": "/usr/bin:/bin", "BIN": str(Path(sys.executable).parent)}
     if packages is not None:
         env["PYTHONPATH"] = str(packages)
     done = subprocess.run(
@@ -55,7 +55,7 @@ def test_the_page_has_a_snippet_of_each_client() -> None:
 
 def test_what_is_typed_answers_the_seven(server: Decant, tmp_path: Path) -> None:
     # What the page says of $PWD holds where a developer's environment is; the tests' may be another.
-    shell = SHELL.replace("$PWD/.venv/bin:", f"{Path(sys.executable).parent}:")
+    shell = SHELL.replace("$PWD/.venv/bin:", "$BIN:")
     assert shell != SHELL
     answers = run(["sh", "-euc"], shell, server, tmp_path).replace("}{", "}\n{").splitlines()
     commands = len(re.findall(r"^(?:decant predict|curl) ", SHELL, re.MULTILINE))

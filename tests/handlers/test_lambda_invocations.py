@@ -109,7 +109,7 @@ def test_status_and_metadata_are_answered_too(function: Function) -> None:
         ({**ASKED, "model": ""}, "InvalidRequest", "model is ''; want a name"),
         ({**ASKED, "model": 5}, "InvalidRequest", "model is 5; want a name"),
         ({**ASKED, "version": 7}, "ModelNotFound", "Specific(digits, 7)"),
-        ({**ASKED, "version": True}, "InvalidRequest", "version is True; want a number"),
+        ({**ASKED, "version": True}, "InvalidRequest", "version is true; want a number"),
         ({**ASKED, "version": "1/../2"}, "InvalidRequest", "want a number"),
         ({**ASKED, "version": "²"}, "InvalidRequest", "want a number"),
         ({**ASKED, "version": -1}, "InvalidRequest", "want a number"),

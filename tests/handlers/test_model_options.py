@@ -283,7 +283,7 @@ def test_a_stateful_model_has_one_shape(dynamic: dict[str, object]) -> None:
         ("nireq", -1, "nireq is -1; want a whole number up to 100000"),
         ("nireq", "100001", "nireq is 100001; want a whole number up to 100000"),
         ("nireq", "x", "nireq is 'x'; want a whole number"),
-        ("nireq", True, "nireq is True; want a whole number"),
+        ("nireq", True, "nireq is true; want a whole number"),
         ("nireq", 1.0, "nireq is 1.0; want a whole number"),
         ("max_sequence_number", 2**32, "max_sequence_number is 4294967296; want a whole number up to 4294967295"),
         ("stateful", "yes", "stateful is 'yes'; want true or false"),

@@ -181,7 +181,8 @@ def test_a_drain_lets_calls_finish_and_takes_no_new_ones(s: Stage, path: str) ->
         # Nobody else gets in.
         until(lambda: not Path(path).exists())
         with grpc.insecure_channel(f"unix:{path}") as late:
-            assert outcome(predict, late) is grpc.StatusCode.UNAVAILABLE
+            # The second if it has come while the door was closing.
+            assert outcome(predict, late) in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
         assert not in_flight.done()
         gate.open()
         assert in_flight.result().model_spec.version.value == 2

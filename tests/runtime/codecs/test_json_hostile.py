@@ -6,10 +6,7 @@ the fuzz changes them further.
 
 from __future__ import annotations
 
-import pickle
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,6 +24,7 @@ from runtime.codecs.json_tensor import parse_predict
 from runtime.errors import InvalidRequest
 from runtime.servable import Tensors
 from runtime.signature import Dtype, TensorSpec
+from tests.runtime.codecs import costs
 from tests.runtime.codecs.specs import BOOL, DTYPES, STRING, assert_all_same, specs
 
 CORPUS = {path.name: path.read_bytes() for path in sorted((Path(__file__).parent / "corpus" / "json").iterdir())}
@@ -247,40 +245,18 @@ MEMORY_FACTOR = 50
 MEMORY = 256 << 20
 """Bytes that are taken besides 20 times the body's size, however large it is."""
 
-# In a process of its own, that has nothing else to do: memory that was used before is not seen to be used again.
-MEASURE = """
-import pathlib, pickle, sys
-from runtime.codecs.json_examples import parse_examples
-from runtime.codecs.json_tensor import parse_predict
-from runtime.errors import InvalidRequest
 
-def peak():
-    # Not ru_maxrss, which begins with what the parent had.
-    status = pathlib.Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-
-wanted = pickle.load(sys.stdin.buffer)
-body = sys.stdin.buffer.read()
-before = peak()
-try:
-    result = parse_predict(body).inputs(wanted) if wanted else parse_examples(body)
-except InvalidRequest as exc:
-    result = exc
-print(peak() - before)
-"""
-
-
-def memory_for(body: bytes, wanted: Mapping[str, TensorSpec]) -> int:
-    given = pickle.dumps(wanted) + body
-    done = subprocess.run([sys.executable, "-c", MEASURE], input=given, capture_output=True, check=True, timeout=50)
-    return int(done.stdout)
+def memory_for(body: bytes, wanted: Mapping[str, TensorSpec], directory: Path) -> int:
+    path = directory / "body"
+    path.write_bytes(body)
+    return costs.in_own_process(costs.of_predict, path, wanted).memory
 
 
 @pytest.mark.parametrize("name", [*LARGE, *EXAMPLES])
-def test_a_large_body_takes_memory_in_proportion(name: str) -> None:
+def test_a_large_body_takes_memory_in_proportion(name: str, tmp_path: Path) -> None:
     wanted, make = LARGE[name] if name in LARGE else ({}, EXAMPLES[name])
     body = make(1_000_000).encode()
-    assert memory_for(body, wanted) < MEMORY_FACTOR * len(body)
+    assert memory_for(body, wanted, tmp_path) < MEMORY_FACTOR * len(body)
 
 
 # Of nearly as many values or lists as may be, and of many more.
@@ -296,10 +272,10 @@ LARGEST: dict[str, tuple[Mapping[str, TensorSpec], Callable[[], str]]] = {
 
 
 @pytest.mark.parametrize("name", LARGEST)
-def test_the_largest_bodies_take_no_more_than_they_may(name: str) -> None:
+def test_the_largest_bodies_take_no_more_than_they_may(name: str, tmp_path: Path) -> None:
     wanted, make = LARGEST[name]
     body = make().encode()
-    assert memory_for(body, wanted) < MEMORY + 20 * len(body)
+    assert memory_for(body, wanted, tmp_path) < MEMORY + 20 * len(body)
 
 
 @pytest.mark.parametrize("name", [name for name in LARGEST if name.startswith("too")])
